@@ -1,0 +1,84 @@
+"""The names that plugin authors import. Nothing is loaded before it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        BackpropError,
+        ExitCode,
+        LauncherError,
+        NotFoundError,
+        PluginError,
+        ProbeError,
+        RefusedError,
+        SettingsError,
+        StorageError,
+        UsageError,
+    )
+    from .hookspecs import hookimpl
+    from .interfaces import EventParser, Framework, GpuProbe, Launcher, Storage, StorageBackend
+    from .records import (
+        Attempt,
+        CheckpointSaved,
+        EngineState,
+        Event,
+        Gpu,
+        GpuIdentity,
+        Host,
+        Intent,
+        LaunchPlan,
+        Limits,
+        Machine,
+        Pause,
+        PauseSpan,
+        PluginFailure,
+        PluginOption,
+        ProcessExit,
+        Progress,
+        Refusal,
+        RunRecord,
+        RunRequest,
+        Script,
+        Stop,
+        Warn,
+    )
+    from .states import RunState
+    from .units import memory_limit_mb
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": (
+        "BackpropError ExitCode LauncherError NotFoundError PluginError ProbeError RefusedError "
+        "SettingsError StorageError UsageError"
+    ),
+    "hookspecs": "hookimpl",
+    "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
+    "records": (
+        "Attempt CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits Machine Pause "
+        "PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest Script Stop Warn"
+    ),
+    "states": "RunState",
+    "units": "memory_limit_mb",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [  # noqa: PLE0604 - a test holds it against the TYPE_CHECKING block
+    "__version__",
+    *_HOME_OF,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'backprop_core' has no attribute {name!r}")
+    value = getattr(import_module(f"backprop_core.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,365 @@
+"""The frozen records that travel between the rooms of the house.
+
+None always means unknown, never 0. Memory is in MiB (`_mb`) or GiB (`_gb`), temperatures in degrees
+Celsius (`_c`), shares in percent from 0 to 100 (`_pct`), moments in milliseconds since 1970 (UTC)
+where a record is written to a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+from .errors import StorageError
+from .states import RunState
+
+SCHEMA_VERSION = 1
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What all records share: fixed once made, built by keyword."""
+
+
+class Script(Record, frozen=True):
+    """A training script, described without running it.
+
+    `imports` maps dotted module names to how surely the script uses them, from 0 to 1: a module
+    imported at the top of the script is 1, one imported by a local module or inside a function less.
+    Every prefix is there too ("torch" and "torch.nn"), and so are imported names
+    ("transformers.Trainer"). `options` holds the long options that its source spells out
+    ("--resume-from"). `module` is the dotted name when it is to be run as `python -m`.
+    """
+
+    path: Path
+    imports: Mapping[str, float] = EMPTY
+    options: frozenset[str] = frozenset()
+    module: str | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class Limits(Record, frozen=True, rename={"min_free_ram_gb": "minFreeRamGB"}):
+    """What a run was given, in the units of the settings of the same names."""
+
+    max_run_minutes: float = 10.0
+    max_parallel: int = 2
+    min_free_ram_gb: float = 4.0
+    max_cpu_load: float = 1.5
+    gpus: int | Literal["all"] = 1
+    gpu_memory_limit: str | None = None
+    gpu_min_vram_mb: float = 2500.0
+    gpu_max_temp_c: float = 85.0
+    gpu_cooldown_c: float = 5.0
+    checkpoint_every_minutes: float | None = None
+    max_pause_minutes: float = 15.0
+    stop_grace_seconds: float = 30.0
+
+
+class RunRequest(Record, frozen=True):
+    """What a person asked for.
+
+    `python` is the interpreter that will run the script; `resume_from` the checkpoint it is to go on
+    from, None for a fresh start; `run_dir` the run's own folder.
+    """
+
+    script: Script
+    arguments: tuple[str, ...] = ()
+    name: str | None = None
+    run_id: str = ""
+    limits: Limits = Limits()
+    python: str | None = None
+    cwd: Path | None = None
+    run_dir: Path | None = None
+    resume_from: Path | None = None
+
+
+class Host(Record, frozen=True):
+    """The machine without its GPUs.
+
+    RAM is what this process may use: the smaller of the machine's and its cgroup's. The load is the
+    1-minute average divided by the cores this process may use.
+    """
+
+    ram_free_gb: float | None = None
+    ram_total_gb: float | None = None
+    cpu_load_per_core: float | None = None
+    cpu_count: float | None = None
+
+
+class Gpu(Record, frozen=True):
+    """One reading of one GPU (or MIG instance).
+
+    `is_throttled_by_heat` is the driver's own thermal slowdown flag. `is_selectable` is False for what is
+    listed but must not be given to a run, with the reason in `note`. `process_vram_mb` maps pids to
+    the memory each holds, None where the driver does not tell.
+    """
+
+    index: int
+    uuid: str | None = None
+    name: str | None = None
+    vram_total_mb: float | None = None
+    vram_free_mb: float | None = None
+    temp_c: float | None = None
+    utilization_pct: float | None = None
+    is_throttled_by_heat: bool | None = None
+    is_selectable: bool = True
+    note: str | None = None
+    process_vram_mb: Mapping[int, float] | None = None
+
+
+class Machine(Record, frozen=True):
+    """One measurement of everything. `gpus` is None when nothing looks at GPUs, () when there is none.
+
+    `taken_at` is on the monotonic clock, in seconds.
+    """
+
+    host: Host
+    gpus: tuple[Gpu, ...] | None = None
+    taken_at: float = 0.0
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """What a rule answers with; the reason holds the measured value and the limit."""
+
+    reason: str
+
+
+class Refusal(Reason, frozen=True):
+    """Do not start this run now."""
+
+
+class Pause(Reason, frozen=True, kw_only=True):
+    """Pause this run, or keep it paused.
+
+    The rule answers so for as long as the cause lasts. `samples` answers in a row are needed before
+    the run is paused, it then stays paused for at least `at_least_s`, and a cause that lasts longer
+    than `stop_after_s` stops the run (None: only `maxPauseMinutes` bounds it).
+    """
+
+    samples: int = 1
+    at_least_s: float = 0.0
+    stop_after_s: float | None = None
+
+
+class Stop(Reason, frozen=True, kw_only=True):
+    """Stop this run gracefully, once `samples` answers in a row ask for it."""
+
+    samples: int = 1
+
+
+class Warn(Reason, frozen=True, kw_only=True):
+    """Tell the person, once, and go on."""
+
+    samples: int = 1
+
+
+class Progress(Record, frozen=True):
+    """A step that a script reported. `loss` is the training loss; `at` is when it was read, in ms since 1970."""
+
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    metrics: Mapping[str, float] = EMPTY
+    at: int | None = None
+
+
+class CheckpointSaved(Record, frozen=True):
+    """A checkpoint that a script announced, or that was found."""
+
+    path: str
+    step: int | None = None
+
+
+Event = Progress | CheckpointSaved
+
+
+class Intent(Record, frozen=True):
+    """What somebody asks of a live run, from any terminal. `minutes` belongs to "extend"."""
+
+    kind: Literal["stop", "pause", "unpause", "extend"]
+    minutes: float | None = None
+    reason: str | None = None
+
+
+class ProcessExit(Record, frozen=True):
+    """How a process ended: with an exit code, or by a signal."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit code a shell would show: 128 + N when signal N ended it."""
+        return self.code if self.code is not None else 128 + (self.signal or 0)
+
+
+class EngineState(Record, frozen=True):
+    """What a launcher's engine says of a job. `detail` is what it (or the job's log) told, in words."""
+
+    phase: Literal["queued", "running", "gone", "unknown"]
+    exit_code: int | None = None
+    detail: str | None = None
+
+
+class LaunchPlan(Record, frozen=True):
+    """What a launcher is to start: the agent of one attempt.
+
+    `command` is the agent's argument list; it supervises the script wherever it runs.
+    """
+
+    run_id: str
+    attempt: int
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: Path
+    run_dir: Path
+    limits: Limits
+
+
+class PluginFailure(Record, frozen=True):
+    """One way in which a plugin failed; the run goes on unless the hook's rule says otherwise."""
+
+    plugin: str
+    hook: str | None
+    error: str
+    path: str | None = None
+
+    def __str__(self) -> str:
+        where = f" ({self.path})" if self.path else ""
+        what = f" in {self.hook}" if self.hook else ""
+        return f"plugin {self.plugin}{where} failed{what}: {self.error}"
+
+
+class PluginOption(Record, frozen=True):
+    """An option that a plugin declares once.
+
+    `notify-url` of plugin `notify` becomes the flag `--notify-url`, the setting `plugin.notify.notify-url`
+    and the variable `BACKPROP_PLUGIN_NOTIFY_NOTIFY_URL`. `type` is str, int, float or bool.
+    """
+
+    name: str
+    help: str
+    type: type = str
+    default: str | int | float | bool | None = None
+
+
+class PauseSpan(Record, frozen=True):
+    """One pause of an attempt, in ms since 1970. `end` is None while it lasts."""
+
+    begin: int
+    end: int | None = None
+    cause: str = ""
+
+
+class Attempt(Record, frozen=True, rename="camel"):
+    """One execution of the script: one time box."""
+
+    start: int
+    end: int | None = None
+    status: RunState = RunState.RUNNING
+    exit_code: int | None = None
+    resumed_from: str | None = None
+    reason: str | None = None
+    pauses: tuple[PauseSpan, ...] = ()
+
+
+class GpuIdentity(Record, frozen=True):
+    """Which GPU a run was given."""
+
+    uuid: str | None = None
+    index: int | None = None
+    name: str | None = None
+
+
+class RunRecord(Record, frozen=True, rename="camel"):
+    """What the registry remembers of a run, over all its attempts.
+
+    The JSON keys are the camelCase forms. `start_time` is the first attempt's, `end_time` the last one's;
+    `checkpoints` are paths, oldest first. `settings` are the resolved settings, as in a settings file.
+    `extra` carries keys this version does not know through every backend.
+    """
+
+    id: str
+    script_path: str
+    status: RunState
+    start_time: int
+    name: str | None = None
+    end_time: int | None = None
+    last_step: int | None = None
+    last_loss: float | None = None
+    checkpoints: tuple[str, ...] = ()
+    last_checkpoint: str | None = None
+    script_args: tuple[str, ...] = ()
+    module: str | None = None
+    cwd: str | None = None
+    python: str | None = None
+    framework: str | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    gpus: tuple[GpuIdentity, ...] = ()
+    gpu: GpuIdentity | None = None
+    host: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    settings: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    extra: dict[str, Any] = {}
+
+    def to_json(self) -> bytes:
+        """Encode as one line of strict JSON, without a line end."""
+        return msgspec.json.encode(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn into plain JSON values; unknown keys that came with the record come out again."""
+        known = msgspec.to_builtins(self)
+        extra = known.pop("extra")
+        return {**known, "schemaVersion": SCHEMA_VERSION, **{k: v for k, v in extra.items() if k not in known}}
+
+    @classmethod
+    def from_json(cls, raw: bytes | str) -> RunRecord:
+        """Decode one record, as this or an older version wrote it.
+
+        :raises StorageError: when it is no record, or a newer version wrote it.
+        """
+        try:
+            return cls.from_dict(msgspec.json.decode(raw))
+        except msgspec.DecodeError as error:
+            raise StorageError(f"a run record cannot be read: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RunRecord:
+        """Decode one record from plain JSON values; absent and null keys take their defaults."""
+        if not isinstance(values, dict):
+            raise StorageError("a run record is not a JSON object")
+        version = values.get("schemaVersion", SCHEMA_VERSION)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise StorageError(
+                f"a run record has schema version {version}, this Backprop knows {SCHEMA_VERSION}",
+                "upgrade Backprop to read it",
+            )
+        known = {k: v for k, v in values.items() if k in _RECORD_KEYS and v is not None}
+        extra = {k: v for k, v in values.items() if k not in _RECORD_KEYS and k != "schemaVersion"}
+        try:
+            return msgspec.convert({**known, "extra": extra}, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise StorageError(f"a run record cannot be read: {error}") from error
+
+
+_RECORD_KEYS = frozenset(RunRecord.__struct_encode_fields__) - {"extra"}
+
+
+def finite(value: object) -> float | None:
+    """Return a number as it is, and None for NaN, infinities, booleans and everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
