@@ -58,8 +58,9 @@ _HOMES = {
     "hookspecs": "hookimpl",
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
     "records": (
-        "Attempt CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits Machine Pause "
-        "PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest Script Stop Warn"
+        "Attempt CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits Machine "
+        "Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest Script "
+        "Stop Warn"
     ),
     "states": "RunState",
     "units": "memory_limit_mb",

@@ -50,7 +50,7 @@ class Framework(Protocol):
         ...
 
     def environment(self, request: RunRequest, gpu: Gpu | None) -> Mapping[str, str]:
-        """Give the variables that pass the run's limits to the framework; {} where there is nothing to say."""
+        """Give the variables that pass the run's limits to the framework."""
         ...
 
     def resume_arguments(self, script: Script, checkpoint: Path) -> Sequence[str]:

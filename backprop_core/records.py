@@ -48,7 +48,23 @@ class Script(Record, frozen=True):
         return str(self.path)
 
 
-class Limits(Record, frozen=True, rename={"min_free_ram_gb": "minFreeRamGB"}):
+class Limits(
+    Record,
+    frozen=True,
+    rename={
+        "max_run_minutes": "maxRunMinutes",
+        "max_parallel": "maxParallel",
+        "min_free_ram_gb": "minFreeRamGB",
+        "max_cpu_load": "maxCpuLoad",
+        "gpu_memory_limit": "gpuMemoryLimit",
+        "gpu_min_vram_mb": "gpu.minFreeVramMB",
+        "gpu_max_temp_c": "gpu.maxTempC",
+        "gpu_cooldown_c": "gpu.cooldownC",
+        "checkpoint_every_minutes": "checkpointEveryMinutes",
+        "max_pause_minutes": "maxPauseMinutes",
+        "stop_grace_seconds": "stopGraceSeconds",
+    },
+):
     """What a run was given, in the units of the settings of the same names."""
 
     max_run_minutes: float = 10.0
@@ -63,6 +79,12 @@ class Limits(Record, frozen=True, rename={"min_free_ram_gb": "minFreeRamGB"}):
     checkpoint_every_minutes: float | None = None
     max_pause_minutes: float = 15.0
     stop_grace_seconds: float = 30.0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Limits:
+        """Pick the limits out of settings as a settings file holds them."""
+        gpu = {f"gpu.{key}": value for key, value in settings.get("gpu", {}).items()}
+        return msgspec.convert({**settings, **gpu}, cls)
 
 
 class RunRequest(Record, frozen=True):
@@ -164,7 +186,7 @@ class Warn(Reason, frozen=True, kw_only=True):
 
 
 class Progress(Record, frozen=True):
-    """A step that a script reported. `loss` is the training loss; `at` is when it was read, in ms since 1970."""
+    """A step that a script reported; `loss` is the training loss, `at` the moment it was read."""
 
     step: int | None = None
     total_steps: int | None = None
@@ -315,6 +337,11 @@ class RunRecord(Record, frozen=True, rename="camel"):
     metrics: dict[str, float] = {}
     extra: dict[str, Any] = {}
 
+    @property
+    def limits(self) -> Limits:
+        """The limits among its settings."""
+        return Limits.from_settings(self.settings)
+
     def to_json(self) -> bytes:
         """Encode as one line of strict JSON, without a line end."""
         return msgspec.json.encode(self.to_dict())
@@ -323,7 +350,11 @@ class RunRecord(Record, frozen=True, rename="camel"):
         """Turn into plain JSON values; unknown keys that came with the record come out again."""
         known = msgspec.to_builtins(self)
         extra = known.pop("extra")
-        return {**known, "schemaVersion": SCHEMA_VERSION, **{k: v for k, v in extra.items() if k not in known}}
+        return {
+            **known,
+            "schemaVersion": SCHEMA_VERSION,
+            **{k: v for k, v in extra.items() if k not in known},
+        }
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> RunRecord:
