@@ -138,16 +138,24 @@ class Gpu(Record, frozen=True):
     note: str | None = None
     process_vram_mb: Mapping[int, float] | None = None
 
+    @property
+    def id(self) -> str:
+        """What tells it from others: the UUID, else the index."""
+        return self.uuid or str(self.index)
+
 
 class Machine(Record, frozen=True):
     """One measurement of everything. `gpus` is None when nothing looks at GPUs, () when there is none.
 
-    `taken_at` is on the monotonic clock, in seconds.
+    `taken_at` is on the monotonic clock, in seconds. `run_vram_mb` is what the processes of the run being
+    watched hold on its GPUs, None where the driver does not tell.
     """
 
     host: Host
     gpus: tuple[Gpu, ...] | None = None
     taken_at: float = 0.0
+    run_vram_mb: float | None = None
+    disk_free_mb: float | None = None
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -156,8 +164,14 @@ class Reason(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Refusal(Reason, frozen=True):
-    """Do not start this run now."""
+class Refusal(Reason, frozen=True, kw_only=True):
+    """Do not start this run now.
+
+    `gpus` narrows the objection to GPUs, by their `id`: the run is then refused only when too few others
+    are left. None objects to the start as such.
+    """
+
+    gpus: tuple[str, ...] | None = None
 
 
 class Pause(Reason, frozen=True, kw_only=True):
@@ -165,12 +179,14 @@ class Pause(Reason, frozen=True, kw_only=True):
 
     The rule answers so for as long as the cause lasts. `samples` answers in a row are needed before
     the run is paused, it then stays paused for at least `at_least_s`, and a cause that lasts longer
-    than `stop_after_s` stops the run (None: only `maxPauseMinutes` bounds it).
+    than `stop_after_s` stops the run (None: only `maxPauseMinutes` bounds it). An answer with `starts`
+    False keeps a pause of the same rule going and never begins one: the room between two thresholds.
     """
 
     samples: int = 1
     at_least_s: float = 0.0
     stop_after_s: float | None = None
+    starts: bool = True
 
 
 class Stop(Reason, frozen=True, kw_only=True):

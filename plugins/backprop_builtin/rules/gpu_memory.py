@@ -1,0 +1,61 @@
+"""Start only on a GPU with enough free memory; stop a run that takes much more than its limit."""
+
+from __future__ import annotations
+
+from backprop_core import (
+    Gpu,
+    Limits,
+    Machine,
+    Refusal,
+    RunRecord,
+    RunRequest,
+    Stop,
+    Warn,
+    hookimpl,
+    memory_limit_mb,
+)
+
+OVER_FACTOR = 1.1
+SAMPLES = 3
+
+
+@hookimpl
+def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | None:
+    gpus = [gpu for gpu in machine.gpus or () if gpu.is_selectable]
+    short = [
+        gpu
+        for gpu in gpus
+        if gpu.vram_free_mb is not None and gpu.vram_free_mb < needed_mb(request.limits, gpu)
+    ]
+    if not short:
+        return None
+    found = ", ".join(f"GPU {gpu.index} has {gpu.vram_free_mb:.0f} MB free" for gpu in short)
+    needed = max(needed_mb(request.limits, gpu) for gpu in short)
+    return Refusal(f"GPU memory: {found}, {needed:.0f} MB needed", gpus=tuple(gpu.id for gpu in short))
+
+
+@hookimpl
+def backprop_govern(run: RunRecord, machine: Machine) -> Stop | Warn | None:
+    used, limit = machine.run_vram_mb, total_limit_mb(run.limits, machine.gpus or ())
+    if used is None or limit is None or used <= limit:
+        return None
+    reason = f"GPU memory: the run holds {used:.0f} MB, its limit is {limit:.0f} MB"
+    if used > limit * OVER_FACTOR:
+        return Stop(reason, samples=SAMPLES)
+    return Warn(reason, samples=SAMPLES)
+
+
+def needed_mb(limits: Limits, gpu: Gpu) -> float:
+    """Return what must be free on a GPU, in MiB: an absolute memory limit counts where it is larger."""
+    limit = limits.gpu_memory_limit
+    absolute = memory_limit_mb(limit, gpu.vram_total_mb) if limit and "%" not in limit else None
+    return max(limits.gpu_min_vram_mb, absolute or 0.0)
+
+
+def total_limit_mb(limits: Limits, gpus: tuple[Gpu, ...]) -> float | None:
+    """Return the limit over all GPUs of the run, in MiB; None without one or where a total is unknown."""
+    if not limits.gpu_memory_limit or not gpus:
+        return None
+    each = [memory_limit_mb(limits.gpu_memory_limit, gpu.vram_total_mb) for gpu in gpus]
+    known = [limit for limit in each if limit is not None]
+    return sum(known) if len(known) == len(each) else None
