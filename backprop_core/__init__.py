@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .description import versions_in
     from .errors import (
         BackpropError,
         ExitCode,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "description": "versions_in",
     "errors": (
         "BackpropError ExitCode LauncherError NotFoundError PluginError ProbeError RefusedError "
         "SettingsError StorageError UsageError"
@@ -111,6 +113,7 @@ __all__ = [
     "__version__",
     "hookimpl",
     "memory_limit_mb",
+    "versions_in",
 ]
 
 

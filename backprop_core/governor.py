@@ -103,7 +103,12 @@ def _candidates(
         if wanted > 1 or not reasons:
             reasons.insert(0, f"{wanted} GPU{'s' * (wanted > 1)} wanted, {len(passing)} free to use")
         return (), reasons + notes
-    return tuple(sorted(passing, key=_worth)), []
+    return ranked(passing), []
+
+
+def ranked(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Sort the GPUs that may be given away, best first."""
+    return tuple(sorted((gpu for gpu in gpus if gpu.is_selectable), key=_worth))
 
 
 def _worth(gpu: Gpu) -> tuple[bool, float, int]:

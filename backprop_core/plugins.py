@@ -245,7 +245,7 @@ def find_entry_points(path: Sequence[str] | None = None) -> list[EntryPoint]:
 
 def _metadata_folders(folder: str) -> Iterator[tuple[str, str]]:
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - start-up time: pathlib builds an object a name
+        names = sorted(os.listdir(folder))
     except OSError:
         return
     for name in names:
@@ -256,7 +256,7 @@ def _metadata_folders(folder: str) -> Iterator[tuple[str, str]]:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as above
+        with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError):
         return None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from .errors import SettingsError, UsageError
+from .errors import SettingsError
 from .records import EMPTY, Limits, Record
 from .settings_files import Origin, find_project_file, read_file
 from .units import memory_limit_mb
@@ -248,8 +248,8 @@ def home_folder(environ: Mapping[str, str]) -> Path:
     """
     if chosen := environ.get("BACKPROP_HOME"):
         return Path(chosen).absolute()
-    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where this can be checked
-    if not os.path.isabs(home):  # noqa: PTH117 - as above
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
         raise SettingsError("there is no home folder (HOME is not set)", "set HOME or BACKPROP_HOME")
     return Path(home, ".backprop")
 
@@ -286,7 +286,11 @@ def resolve(
         layers += [read_file(project_file)] if project_file else []
     layers += _environment_layers(environ)
     layers += [_assignment(text) for text in assignments]
-    layers.append((Origin(label="flag"), {key: value for key, value in flags.items() if value is not None}))
+    layers += [
+        (Origin(label=f"the flag {DECLARED[key].flag}"), {key: value})
+        for key, value in flags.items()
+        if value is not None
+    ]
     merged, origins = _merge(layers)
     return Resolved(
         settings=msgspec.convert(merged, Settings),
@@ -361,8 +365,8 @@ def check(key: str, value: Any, origin: Origin) -> Any:
         if key == "gpuMemoryLimit" and converted is not None:
             memory_limit_mb(converted, 1.0)
         if key == "gpus" and converted != "all" and converted < 1:
-            raise msgspec.ValidationError
-    except (msgspec.ValidationError, UsageError):
+            raise ValueError(converted)
+    except ValueError:
         shown = repr(value) if isinstance(value, float) else msgspec.json.encode(value, enc_hook=str).decode()
         raise SettingsError(
             f"{key} is {shown} in {origin.at(key)}", f"it must be {setting.expects}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import re
 
-from .errors import UsageError
-
 _LIMIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|GB?|gb?)?\s*")
 MB_PER_GB = 1024
 
@@ -17,14 +15,13 @@ def memory_limit_mb(text: str, total_mb: float | None) -> float | None:
     :param text: "80%" of the GPU, or "8" (also "8GB") for GiB.
     :param total_mb: What the GPU has, in MiB; None when unknown.
     :returns: None for a percentage of an unknown total.
-    :raises UsageError: for anything else, for 0, and for more than 100 %.
+    :raises ValueError: for anything else, for 0, and for more than 100 %.
     """
     found = _LIMIT.fullmatch(text)
     amount = float(found[1]) if found else 0.0
     is_share = found is not None and found[2] == "%"
     if not 0 < amount < math.inf or (is_share and amount > 100):
-        msg = f"gpuMemoryLimit is {text!r}"
-        raise UsageError(msg, 'give a share such as "80%" or GB such as "8"')
+        raise ValueError(f"{text!r} is neither a share such as '80%' nor GB such as '8'")
     if is_share:
         return None if total_mb is None else total_mb * amount / 100
     return amount * MB_PER_GB

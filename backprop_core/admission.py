@@ -1,0 +1,195 @@
+"""Letting a run start: measure, decide and reserve under one lock, or refuse, or wait for one's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from .clock import now_s
+from .errors import ProbeError, RefusedError
+from .governor import Verdict, judge, ranked, reserved_vram_mb, visible_gpus
+from .identity import descendants
+from .interfaces import GpuProbe
+from .machine import ProbeReader, choose_probe, measure
+from .plugins import Plugins
+from .records import Gpu, Machine, Record, RunRequest
+from .settings import Settings
+from .slots import GpuReservation, Slot, Slots, after_reservations, host_folder
+
+LOOK_EVERY_S = 2.0
+
+
+class Admitted(Record, frozen=True):
+    """A run that may start: its slot, its GPUs (best first), and the probe to watch them with."""
+
+    slot: Slot
+    gpus: tuple[Gpu, ...]
+    reader: ProbeReader | None
+    machine: Machine
+    warnings: tuple[str, ...] = ()
+
+
+class Weighed(Record, frozen=True):
+    """A verdict, with what it was based on."""
+
+    verdict: Verdict
+    machine: Machine
+
+
+class Admission:
+    """The door of this machine for one run."""
+
+    def __init__(  # what the decision is made of
+        self,
+        request: RunRequest,
+        settings: Settings,
+        plugins: Plugins,
+        home: Path,
+        environ: Mapping[str, str],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._request = request
+        self._settings = settings
+        self._plugins = plugins
+        self._home = home
+        self._environ = environ
+        self._tell = tell
+        self._probe_error: str | None = None
+        self._reader: ProbeReader | None = None
+        self.slots = Slots(host_folder(home))
+
+    @property
+    def probe(self) -> GpuProbe | None:
+        """The probe that was chosen at the first look."""
+        return self._reader.probe if self._reader else None
+
+    def look(self) -> Weighed:
+        """Measure and judge without taking anything, for --dry-run and `status`."""
+        weighed = self._weigh(self._gpus())
+        used = self.slots.holders()
+        if len(used) >= self._settings.max_parallel:
+            reasons = (*weighed.verdict.reasons, self._no_slot())
+            return msgspec.structs.replace(
+                weighed, verdict=Verdict(reasons=reasons, gpus=weighed.verdict.gpus)
+            )
+        return weighed
+
+    def try_now(self, *, force: bool = False, may_pass_queue: bool = False) -> Admitted:
+        """Take a slot and GPUs if nothing objects.
+
+        :param force: Start in spite of objections; the slot is then taken beyond the limit.
+        :param may_pass_queue: For the run whose turn it is.
+        :raises RefusedError: with every reason.
+        """
+        gpus = self._gpus()
+        with self.slots.lock():
+            weighed = self._weigh(gpus)
+            reasons = list(weighed.verdict.reasons)
+            if not may_pass_queue and (waiting := self.slots.waiting()):
+                reasons.append(f"queue: {len(waiting)} waiting before this run (first: {waiting[0].run_id})")
+            chosen = () if reasons and not force else self.choose(weighed, reasons)
+            if not reasons or force:
+                most = 1_000_000 if force else self._settings.max_parallel
+                reservations = [self._reservation(gpu, gpus or ()) for gpu in chosen]
+                slot = self.slots.take(self._request.run_id, self._request.name, most, reservations)
+                if slot is not None:
+                    return self._admitted(slot, chosen, weighed, reasons)
+            if len(self.slots.holders()) >= self._settings.max_parallel:
+                reasons.insert(0, self._no_slot())
+        raise RefusedError(reasons, "wait for room with --wait MINUTES, or start anyway with --force")
+
+    def wait(
+        self, limit_s: float, show: Callable[[Sequence[str], int, int], None], check: Callable[[], None]
+    ) -> Admitted:
+        """Queue in order of arrival and start when it is this run's turn and nothing objects.
+
+        :param show: Called with the reasons, the place in the queue and its length, when they change.
+        :param check: Called a few times a second; what it raises ends the wait.
+        :raises RefusedError: when the time is over, with the last reasons.
+        """
+        end_s = now_s() + limit_s
+        ticket = self.slots.join(self._request.run_id, self._request.name)
+        refused = RefusedError(["waiting for its turn"])
+        try:
+            while now_s() < end_s:
+                before = self.slots.snapshot()
+                place = ticket.place()
+                if place == 1:
+                    try:
+                        return self.try_now(may_pass_queue=True)
+                    except RefusedError as error:
+                        refused = error
+                show(refused.reasons, place, len(self.slots.waiting()))
+                self._sleep(before, min(LOOK_EVERY_S, end_s - now_s()), check)
+        finally:
+            ticket.leave()
+        reasons = [f"waited {limit_s / 60:g} minutes in vain", *refused.reasons]
+        raise RefusedError(reasons, "give it longer with --wait MINUTES, or start anyway with --force")
+
+    def _sleep(self, before: frozenset[str], limit_s: float, check: Callable[[], None]) -> None:
+        end_s = now_s() + limit_s
+        while now_s() < end_s:
+            check()
+            if self.slots.wait_for_change(min(0.5, end_s - now_s()), before):
+                return
+
+    def _gpus(self) -> tuple[Gpu, ...] | None:
+        """Read the GPUs; None when nothing looks at GPUs. A probe that fails is a reason to refuse."""
+        self._probe_error = None
+        try:
+            if self._reader is None:
+                self._reader, read = choose_probe(self._plugins, self._settings.gpu.probe, self._tell)
+            else:
+                read = self._reader.read()
+        except ProbeError as error:
+            self._probe_error = error.message
+            return None
+        return None if self._reader.probe.name == "none" else visible_gpus(read, self._environ)
+
+    def _weigh(self, gpus: Sequence[Gpu] | None) -> Weighed:
+        holders = self.slots.holders() if gpus else ()
+        trees = {holder.run_id: descendants(holder.pid) for holder in holders if holder.pid and holder.gpus}
+        free = None if gpus is None else after_reservations(gpus, holders, trees)
+        machine = measure(free, self._home)
+        answers = self._plugins.ask("backprop_admit", request=self._request, machine=machine)
+        verdict = judge(self._request.limits, machine, answers)
+        if self._probe_error:
+            verdict = msgspec.structs.replace(verdict, reasons=(*verdict.reasons, self._probe_error))
+        return Weighed(verdict=verdict, machine=machine)
+
+    def choose(self, weighed: Weighed, reasons: list[str] | None = None) -> tuple[Gpu, ...]:
+        """Take as many GPUs as wanted, best first; plugins may put another one first.
+
+        :param reasons: Is given what a plugin's failure amounts to.
+        """
+        reasons = [] if reasons is None else reasons
+        candidates = weighed.verdict.gpus or ranked(weighed.machine.gpus or ())
+        for answer in self._plugins.ask("backprop_select_gpu", request=self._request, gpus=candidates):
+            if answer.failure or answer.value not in candidates:
+                what = answer.failure.error if answer.failure else "it is not among the candidates"
+                reasons.append(f"{answer.plugin}: choosing a GPU failed ({what})")
+            else:
+                candidates = (answer.value, *(gpu for gpu in candidates if gpu is not answer.value))
+            break
+        wanted = self._request.limits.gpus
+        return candidates if wanted == "all" else candidates[:wanted]
+
+    def _reservation(self, gpu: Gpu, measured: Sequence[Gpu]) -> GpuReservation:
+        free = next((other.vram_free_mb for other in measured if other.id == gpu.id), None)
+        reserved = reserved_vram_mb(self._request.limits, gpu)
+        return GpuReservation(uuid=gpu.uuid, index=gpu.index, reserved_mb=reserved, baseline_free_mb=free)
+
+    def _admitted(
+        self, slot: Slot, gpus: tuple[Gpu, ...], weighed: Weighed, forced: Sequence[str]
+    ) -> Admitted:
+        warnings = (*weighed.verdict.warnings, *(f"in spite of {reason}" for reason in forced))
+        return Admitted(slot=slot, gpus=gpus, reader=self._reader, machine=weighed.machine, warnings=warnings)
+
+    def _no_slot(self) -> str:
+        held = self.slots.holders()
+        shown = ", ".join(holder.name or holder.run_id for holder in held[:4])
+        return (
+            f"slots: {len(held)} of {self._settings.max_parallel} in use ({shown}), maxParallel is the limit"
+        )

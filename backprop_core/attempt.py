@@ -1,0 +1,329 @@
+"""One attempt of a run, from the first look at the machine to the final record.
+
+This is what the agent does, in the foreground of a terminal or as a launcher's job.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from . import registry
+from .admission import Admission, Admitted
+from .environment import Told, build, command_line, from_plugins, helper_folder
+from .errors import ExitCode, RefusedError
+from .events import EventReader, collect_parsers
+from .following import Following, View
+from .identity import host_name
+from .interfaces import Framework, GpuProbe, Storage
+from .machine import visible_devices
+from .output_log import OutputLog
+from .plugins import Observers, Plugins, guarded
+from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
+from .settings import Resolved
+from .states import RunState
+from .supervisor import Ending, Job, Supervisor
+
+OBSERVERS_S = 5.0
+CANNOT_START = 127
+
+
+class Order(Record, frozen=True):
+    """Everything that one attempt needs to know.
+
+    `record` is the run as it was before this attempt; `lock` holds its folder. `helper_needed` is set where
+    the script's interpreter lacks this distribution.
+    """
+
+    resolved: Resolved
+    request: RunRequest
+    record: RunRecord
+    lock: int
+    home: Path
+    environ: Mapping[str, str]
+    framework: Framework | None = None
+    helper_needed: bool = False
+    force: bool = False
+    is_detached: bool = False
+
+
+class Result(Record, frozen=True):
+    """How an attempt ended, and what the command exits with."""
+
+    record: RunRecord
+    exit_code: int
+
+
+class Interrupted(BaseException):
+    """A signal came while the run was waiting for its turn."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class Outcome(Record, frozen=True):
+    """What an ending means for the record and for the command."""
+
+    state: RunState
+    exit_code: int
+    reason: str | None = None
+
+
+def run(order: Order, plugins: Plugins, storage: Storage, view: View) -> Result:
+    """Admit, start, follow and end one attempt.
+
+    :raises RefusedError: when the Governor refuses, or a wait was in vain; the record is as it was before.
+    :raises StorageError: when the record cannot be saved before the start.
+    """
+    admitted = admit(order, plugins, storage, view)
+    for warning in admitted.warnings:
+        view.tell(warning)
+    try:
+        record = begin(order, admitted)
+        probe = admitted.reader.probe if admitted.reader else None
+        job = prepare(order, admitted.gpus, probe, plugins)
+        journal = registry.Journal(storage, record, view.tell)
+        journal.begin(record)
+        return follow(order, admitted, plugins, storage, view, journal, job)
+    finally:
+        admitted.slot.close()
+
+
+# --- getting in ---------------------------------------------------------------------------------
+
+
+def admission(order: Order, plugins: Plugins, view: View) -> Admission:
+    """Open the door of this machine for the run."""
+    return Admission(order.request, order.resolved.settings, plugins, order.home, order.environ, view.tell)
+
+
+def admit(order: Order, plugins: Plugins, storage: Storage, view: View) -> Admitted:
+    """Get a slot and GPUs, now or after waiting."""
+    door = admission(order, plugins, view)
+    minutes = order.resolved.settings.wait_minutes
+    try:
+        return door.try_now(force=order.force)
+    except RefusedError as error:
+        if not minutes:
+            raise
+        return _wait(order, door, storage, view, minutes * 60, error.reasons)
+
+
+def _wait(
+    order: Order, door: Admission, storage: Storage, view: View, limit_s: float, reasons: Sequence[str]
+) -> Admitted:
+    """Wait in the queue with a record that says so; whatever ends the wait puts things back."""
+    before = storage.get(order.record.id)
+    queued = registry.changed(
+        order.record, status=RunState.QUEUED, host=host_name(), reason="; ".join(reasons), end_time=None
+    )
+    registry.sign(order.lock)
+
+    def check() -> None:
+        intent = storage.take(order.record.id)
+        if intent is not None and intent.kind == "stop":
+            raise Interrupted(ExitCode.STOPPED)
+
+    try:
+        with _interruptible():
+            storage.save(queued)
+            return door.wait(limit_s, view.waiting, check)
+    except BaseException:
+        put_back(storage, order.record.id, before)
+        raise
+    finally:
+        view.waiting((), 0, 0)
+
+
+def put_back(storage: Storage, run_id: str, before: RunRecord | None) -> None:
+    """Undo `queued`: forget a new run, give a resumed one its old record back."""
+    if before is None or before.status is RunState.QUEUED:
+        storage.delete(run_id)
+    else:
+        storage.save(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let signals end a wait."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        raise Interrupted(128 + number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- starting -----------------------------------------------------------------------------------
+
+
+def begin(order: Order, admitted: Admitted) -> RunRecord:
+    """Return the record as it is saved before the script starts."""
+    gpus = tuple(GpuIdentity(uuid=gpu.uuid, index=gpu.index, name=gpu.name) for gpu in admitted.gpus)
+    resumed_from = str(order.request.resume_from) if order.request.resume_from else None
+    record = registry.new_attempt(
+        order.record, resumed_from=resumed_from, host=host_name(), state=RunState.RUNNING
+    )
+    return registry.changed(record, gpus=gpus, gpu=gpus[0] if gpus else None)
+
+
+def told(order: Order, attempt: int) -> Told:
+    """Return what this attempt tells its script."""
+    every = order.request.limits.checkpoint_every_minutes
+    return Told(
+        run_id=order.request.run_id,
+        attempt=attempt,
+        run_dir=registry.run_folder(order.home, order.request.run_id),
+        max_minutes=order.request.limits.max_run_minutes,
+        checkpoint_every_s=every * 60 if every else None,
+        resume_from=order.request.resume_from,
+        framework=order.framework.name if order.framework else None,
+    )
+
+
+def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: Plugins) -> Job:
+    """Build the command line and the environment; nothing is started, and nothing written."""
+    request, settings = order.request, order.resolved.settings
+    saying = told(order, len(order.record.attempts) + 1)
+    gpu = gpus[0] if gpus else None
+    answers = from_plugins(plugins, request, gpu)
+    resume_arguments: Sequence[str] = ()
+    if order.framework:
+        answers += from_framework(plugins, order.framework, "environment", request, gpu)
+    if order.framework and request.resume_from:
+        found = from_framework(
+            plugins, order.framework, "resume_arguments", request.script, request.resume_from
+        )
+        resume_arguments = found[0] if found else ()
+    environment = build(
+        order.environ,
+        told=saying,
+        unbuffered=settings.unbuffered,
+        helper=helper_folder(order.home) if order.helper_needed else None,
+        answers=answers,
+        confined_to=visible_devices(probe, gpus) if probe and gpus else {},
+    )
+    return Job(
+        argv=command_line(request, saying, through=settings.through, resume_arguments=resume_arguments),
+        environment=environment,
+        cwd=request.cwd or Path.cwd(),
+        limit_s=saying.max_minutes * 60,
+        grace_s=settings.stop_grace_seconds,
+        max_pause_s=settings.max_pause_minutes * 60,
+        time_box_file=saying.run_dir / "time-box.json",
+    )
+
+
+def from_framework(plugins: Plugins, framework: Framework, method: str, *arguments: object) -> list[Any]:
+    """Ask the framework, and return its one answer; none when it fails, which is then told."""
+    value, failure = guarded(framework.name, method, getattr(framework, method), *arguments)
+    if failure is None:
+        return [value]
+    plugins.failures.append(failure)
+    return []
+
+
+def memory_layer(order: Order, gpus: Sequence[Gpu]) -> str | None:
+    """Name what holds the GPU memory limit, "watched only" where nothing better does; None without a limit."""
+    if not order.request.limits.gpu_memory_limit or not gpus:
+        return None
+    ask = getattr(order.framework, "memory_layer", None)
+    layer, failure = (
+        guarded("framework", "memory_layer", ask, order.request, gpus[0]) if ask else (None, None)
+    )
+    return layer if layer and not failure else "watched only"
+
+
+# --- following ----------------------------------------------------------------------------------
+
+
+def follow(  # what an attempt is made of
+    order: Order,
+    admitted: Admitted,
+    plugins: Plugins,
+    storage: Storage,
+    view: View,
+    journal: registry.Journal,
+    job: Job,
+) -> Result:
+    """Run the script to its end and save the final record."""
+    run_dir = job.time_box_file.parent
+    log = OutputLog(run_dir / "output.log", int(order.resolved.settings.max_log_mb * 1e6))
+    observers = Observers(plugins)
+    following = Following(
+        journal=journal,
+        storage=storage,
+        plugins=plugins,
+        observers=observers,
+        events=EventReader(collect_parsers(plugins, journal.record), job.cwd),
+        log=log,
+        view=view,
+        admitted=admitted,
+        monitor_s=order.resolved.settings.monitor_seconds,
+        lock=order.lock,
+        home=order.home,
+    )
+    if layer := memory_layer(order, admitted.gpus):
+        view.tell(f"GPU memory limit {order.request.limits.gpu_memory_limit}: {layer}")
+    job = msgspec.structs.replace(job, locks=(order.lock, admitted.slot.fd))
+    supervisor = Supervisor(job, following, on_hangup=not order.is_detached)
+    following.wake = supervisor.wake
+    ending = supervisor.run()
+    following.end()
+    outcome = judge_ending(ending, following.stop_reasons)
+    journal.end(outcome.state, ending.exit, outcome.reason)
+    observers.tell("backprop_run_finished", run=journal.record)
+    log.close()
+    if not observers.drain(OBSERVERS_S):
+        view.tell(f"a plugin that observes runs did not finish within {OBSERVERS_S:g} s and is left behind")
+    following.say_failures()
+    return Result(record=journal.record, exit_code=outcome.exit_code)
+
+
+STOPPED_WITH = {
+    "Ctrl-C": ExitCode.INTERRUPTED,
+    "SIGTERM": ExitCode.STOPPED,
+    "backprop stop": ExitCode.STOPPED,
+    "the terminal was closed": 128 + signal.SIGHUP,
+}
+PAUSED_TOO_LONG = "paused for longer than maxPauseMinutes"
+
+
+def judge_ending(ending: Ending, reasons: Mapping[str, str]) -> Outcome:
+    """Tell what an ending means: what we initiated, else what the process did.
+
+    :param reasons: Why the Governor stopped the run, by the word it gave to the supervisor.
+    """
+    if ending.why == "time box":
+        return Outcome(state=RunState.TIMEBOXED, exit_code=ExitCode.OK)
+    if ending.why is not None:
+        reason = {**reasons, "pause limit": PAUSED_TOO_LONG}.get(ending.why, ending.why)
+        code = STOPPED_WITH.get(ending.why, ExitCode.REFUSED)
+        return Outcome(state=RunState.STOPPED, exit_code=code, reason=reason)
+    status = ending.exit.status if ending.exit else CANNOT_START
+    if status == 0:
+        return Outcome(state=RunState.COMPLETED, exit_code=ExitCode.OK)
+    reason = ending.message or _how_it_failed(ending.exit)
+    return Outcome(state=RunState.FAILED, exit_code=status, reason=reason)
+
+
+def _how_it_failed(exited: ProcessExit | None) -> str:
+    if exited is None:
+        return "the script did not start"
+    if exited.signal is None:
+        return f"exit code {exited.code}"
+    name = signal.Signals(exited.signal).name if exited.signal in set(signal.Signals) else str(exited.signal)
+    hint = " (often the kernel's out-of-memory killer)" if exited.signal == signal.SIGKILL else ""
+    return f"killed by {name}{hint}"

@@ -1,0 +1,132 @@
+"""Putting the command line together, and turning errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from backprop_core.errors import BackpropError, ExitCode, RefusedError
+from backprop_core.units import escape
+
+COMMANDS = {
+    "run": "Run a training script: governed, time-boxed, recorded.",
+    "resume": "Go on with a run from its last checkpoint.",
+    "list": "List runs, newest first.",
+    "status": "Show the machine and whether a run may start, or one run.",
+    "logs": "Show what a run printed.",
+    "stop": "Stop a run gracefully.",
+    "pause": "Pause a run.",
+    "unpause": "Continue a paused run.",
+    "init": "Write a commented settings file into this folder.",
+    "config": "Show or change settings.",
+    "plugins": "List the plugins, with their hooks and their state.",
+    "agent": "Supervise a run that was handed over.",
+}
+HIDDEN = {"agent"}
+_GLOBAL_WITH_VALUE = {"--config", "--plugin", "--no-plugin"}
+_TAKES_SCRIPT_ARGS = {"run", "resume"}
+# The base of every usage error, wherever this version of typer keeps it.
+_UsageProblem: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; whatever goes wrong is told on stderr."""
+    words, script_arguments = split_arguments(arguments)
+    app = build_app(command_in(words))
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=words,
+            prog_name="backprop",
+            standalone_mode=False,
+            obj={"script_arguments": script_arguments},
+        )
+    except BackpropError as error:
+        complain(error)
+        return int(error.exit_code)
+    except _UsageProblem as error:
+        return _usage_problem(error, words)
+    except (typer.Abort, KeyboardInterrupt):
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Cut the script's arguments off at the first `--`."""
+    words = list(arguments)
+    if "--" not in words or command_in(words) not in _TAKES_SCRIPT_ARGS:
+        return words, ()
+    cut = words.index("--")
+    return words[:cut], tuple(words[cut + 1 :])
+
+
+def command_in(words: Sequence[str]) -> str | None:
+    """Return the command among the words typed: the first that is no option and no option's value."""
+    skip = False
+    for word in words:
+        if skip or word.startswith("-"):
+            skip = word in _GLOBAL_WITH_VALUE
+            continue
+        return word
+    return None
+
+
+def build_app(wanted: str | None) -> typer.Typer:
+    """Build the command line; of the commands only the wanted one is loaded, all of them for help."""
+    app = typer.Typer(
+        name="backprop",
+        help="Run training scripts in short, safe, resumable time boxes.",
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    from .options import global_options
+
+    app.callback(invoke_without_command=True)(global_options)
+    names = [wanted] if wanted in COMMANDS else [*COMMANDS]
+    for name in names:
+        module = import_module(f"backprop_core.cli.{name}_")
+        module.register(app, COMMANDS[name], hidden=name in HIDDEN)
+    return app
+
+
+def complain(error: BackpropError) -> None:
+    """Say on stderr what went wrong and what to do, in one line each."""
+    if isinstance(error, RefusedError):
+        say("not started: " + error.reasons[0] if len(error.reasons) == 1 else "not started:")
+        if len(error.reasons) > 1:
+            for reason in error.reasons:
+                print(f"  - {escape(reason)}", file=sys.stderr)
+    else:
+        say(error.message)
+    if error.hint:
+        print(f"  {escape(error.hint)}", file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print a line of ours on stderr."""
+    print(f"backprop: {escape(text)}", file=sys.stderr)
+
+
+def _usage_problem(error: Any, words: Sequence[str]) -> int:
+    text = error.format_message()
+    if not text:  # no command was given: typer has printed the help
+        return int(ExitCode.USAGE)
+    say(text.rstrip(".").replace("\n", " "))
+    command = command_in(words)
+    if command in _TAKES_SCRIPT_ARGS and ("extra argument" in text or "No such option" in text):
+        print("  what belongs to the script goes after `--`", file=sys.stderr)
+    else:
+        print(f"  see `backprop {command + ' ' if command in COMMANDS else ''}--help`", file=sys.stderr)
+    return int(ExitCode.USAGE)

@@ -1,0 +1,160 @@
+"""`backprop config`: show settings with their origins, change one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backprop_core.errors import BackpropError
+from backprop_core.settings import DECLARED, Resolved, canonical, check, home_folder, resolve, to_dict
+from backprop_core.settings_files import TOML_NAME, Origin, read_file
+
+from .app import say
+from .list_ import print_json
+from .options import Json, Set, base_ask
+from .text import aligned
+
+
+def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+    """Add the commands."""
+    config = typer.Typer(help=about, invoke_without_command=True, rich_markup_mode="rich")
+    config.callback(invoke_without_command=True)(config_alone)
+    config.command("show", help="Show every setting with where it comes from.")(show)
+    config.command("set", help="Write a setting into the project's settings file.")(set_value)
+    app.add_typer(config, name="config", hidden=hidden)
+
+
+def config_alone(context: typer.Context) -> int | None:
+    """Show or change settings."""
+    return show(context) if context.invoked_subcommand is None else None
+
+
+def _resolve(context: typer.Context, assignments: tuple[str, ...] = ()) -> Resolved:
+    ask = base_ask(context)
+    return resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config, assignments=assignments)
+
+
+def show(context: typer.Context, json_: Json = False, set_: Set = None) -> int:
+    resolved = _resolve(context, tuple(set_ or ()))
+    if json_:
+        print_json(
+            {
+                key: {"value": value, "origin": resolved.origins.get(key, "default")}
+                for key, value in flat(resolved).items()
+            }
+        )
+        return 0
+    rows = [("SETTING", "VALUE", "FROM")]
+    rows += [
+        (key, "-" if value is None else _text(value), resolved.origins.get(key, "default"))
+        for key, value in flat(resolved).items()
+    ]
+    for line in aligned(rows):
+        print(line)
+    return 0
+
+
+def flat(resolved: Resolved) -> dict[str, Any]:
+    """Return the settings under their dotted keys, plugins' options included."""
+    values = to_dict(resolved.settings)
+    found = {key: _at(values, key) for key in DECLARED}
+    for name, options in values["plugin"].items():
+        found.update({f"plugin.{name}.{option}": value for option, value in options.items()})
+    return found
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def set_value(
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="For example maxRunMinutes or gpu.maxTempC.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE")],
+    user: Annotated[bool, typer.Option("--user", help="Write into the user-wide file instead.")] = False,
+) -> int:
+    origin = Origin(label="`config set`")
+    if not key.startswith("plugin.") or key.count(".") < 2:
+        key = canonical(key, origin)
+        checked = check(key, value, origin)
+    else:
+        checked = value
+    path = _file_to_change(context, user=user)
+    _, values = read_file(path) if path.is_file() else (origin, {})
+    write(path, _with(values, key, checked, snake=path.suffix == ".toml"))
+    say(f"set {key} to {_text(checked)} in {path}")
+    return 0
+
+
+def _file_to_change(context: typer.Context, *, user: bool) -> Path:
+    if user:
+        home = home_folder(os.environ)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return home / "config.toml"
+    found = _resolve(context).project_file
+    if found is None or found.name == "pyproject.toml":
+        return Path.cwd() / TOML_NAME if found is None else found
+    return found
+
+
+def _with(values: dict[str, Any], key: str, value: Any, *, snake: bool) -> dict[str, Any]:
+    """Return the file's values with one changed, whatever spelling the file uses for it."""
+    value = list(value) if isinstance(value, tuple) else value
+    names = [key, DECLARED[key].snake] if key in DECLARED else [key]
+    changed = dict(values)
+    for name in names:
+        _remove(changed, name)
+    place = changed
+    *folders, last = names[-1 if snake else 0].split(".") if key in DECLARED else key.split(".", 2)
+    for folder in folders:
+        place[folder] = dict(place.get(folder, {}))
+        place = place[folder]
+    place[last] = value
+    return changed
+
+
+def _remove(values: dict[str, Any], name: str) -> None:
+    *folders, last = name.split(".")
+    for folder in folders:
+        values = values.get(folder, {})
+    values.pop(last, None)
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    """Write a settings file anew. The file it replaces is kept as `.bak` if it had comments, which are lost.
+
+    :raises BackpropError: when it cannot be written; the old file is then as it was.
+    """
+    import tomli_w
+
+    old = path.read_text("utf-8") if path.is_file() else ""
+    if path.suffix == ".json":
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    elif path.name == "pyproject.toml":
+        import tomllib
+
+        whole = tomllib.loads(old)
+        whole["tool"]["backprop"] = values
+        text = tomli_w.dumps(whole)
+    else:
+        text = tomli_w.dumps(values)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if "#" in old and path.suffix == ".toml":
+            path.with_name(path.name + ".bak").write_text(old, "utf-8")
+            say(f"comments are not carried over; the file as it was is {path.name}.bak")
+        fresh.write_text(text, "utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise BackpropError(f"{path} cannot be written: {error.strerror}") from error

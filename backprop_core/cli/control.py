@@ -1,0 +1,39 @@
+"""What `stop`, `pause` and `unpause` have in common: a request to a live run's supervisor."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import typer
+
+from backprop_core import registry
+from backprop_core.errors import UsageError
+from backprop_core.identity import host_name
+from backprop_core.opening import close, open_all
+from backprop_core.records import Intent
+from backprop_core.states import LIVE
+
+from .app import say
+from .options import base_ask
+from .result import called
+
+
+def request(
+    context: typer.Context, reference: str, kind: Literal["stop", "pause", "unpause"], done: str
+) -> int:
+    """Post a request; a run that is not live cannot take one.
+
+    :raises UsageError: when the run has ended.
+    """
+    opened = open_all(base_ask(context), os.environ)
+    try:
+        registry.mark_lost(opened.storage, opened.home, host_name())
+        record = registry.find(opened.storage, reference)
+        if record.status not in LIVE:
+            raise UsageError(f"run {called(record)} is {record.status}: there is nothing to {kind}")
+        opened.storage.post(record.id, Intent(kind=kind))
+    finally:
+        close(opened)
+    say(f"run {called(record)} {done}")
+    return 0

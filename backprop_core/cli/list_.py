@@ -1,0 +1,111 @@
+"""`backprop list`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from backprop_core import registry
+from backprop_core.errors import UsageError
+from backprop_core.identity import host_name
+from backprop_core.opening import close, open_all
+from backprop_core.records import RunRecord
+from backprop_core.states import RunState
+
+from .app import say
+from .options import Json, base_ask
+from .text import LIST_COLUMNS, aligned, list_row
+
+NEWEST = 20
+
+
+def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+    """Add the command."""
+    app.command("list", help=about, hidden=hidden)(list_runs)
+
+
+def list_runs(
+    context: typer.Context,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="How many runs. [default: 20]")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", metavar="S", help="Only runs in this state.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="NAME", help="Where records are kept.")
+    ] = None,
+    json_: Json = False,
+) -> int:
+    opened = open_all(base_ask(context, flags={"storage": storage} if storage else {}), os.environ)
+    try:
+        registry.mark_lost(opened.storage, opened.home, host_name())
+        most = limit if limit or all_ or json_ else NEWEST
+        records = opened.storage.runs(states=_states(state or ()), limit=most)
+        tell_problems(opened.storage)
+    finally:
+        close(opened)
+    if json_:
+        print_json([record.to_dict() for record in records])
+    elif sys.stdout.isatty():
+        _show_table(records)
+    else:
+        _print_lines(records)
+    return 0
+
+
+def _states(names: Sequence[str]) -> tuple[RunState, ...]:
+    unknown = [name for name in names if name not in set(RunState)]
+    if unknown:
+        raise UsageError(f"there is no state {unknown[0]!r}", f"the states are {', '.join(RunState)}")
+    return tuple(RunState(name) for name in names)
+
+
+def tell_problems(storage: object) -> None:
+    """Say what a storage found wrong with its records, where it tells."""
+    for problem in getattr(storage, "problems", ()):
+        say(str(problem))
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+def _print_lines(records: Sequence[RunRecord]) -> None:
+    for line in aligned([LIST_COLUMNS, *map(list_row, records)]):
+        print(line)
+
+
+def _show_table(records: Sequence[RunRecord]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from backprop_core.units import escape
+
+    from .colours import STATE_STYLE
+
+    if not records:
+        say("no runs yet; start one with `backprop run SCRIPT`")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in LIST_COLUMNS:
+        numeric = column in {"TIME", "STEP", "LOSS", "CHECKPOINTS"}
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column in {"ID", "STARTED"})
+    for record in records:
+        style = STATE_STYLE.get(record.status, "")
+        table.add_row(
+            *(
+                Text(escape(cell), style=style if index == 2 else "")
+                for index, cell in enumerate(list_row(record))
+            )
+        )
+    Console().print(table)

@@ -1,0 +1,187 @@
+"""The live panel on a terminal: state, time left, progress, GPUs, below the script's own output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Group as RichGroup
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from backprop_core.clock import now_s
+from backprop_core.following import Snapshot
+from backprop_core.records import RunRecord
+from backprop_core.units import escape, format_duration
+
+from .colours import STATE_STYLE
+from .text import number
+from .views import PlainView
+
+SPEED_OVER_S = 10.0
+# Colours pass, and carriage returns; every other escape sequence and control character does not.
+_UNSAFE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-ln-~]"  # control sequences that do not end in m
+    r"|\x1b\[(?![0-?]*[ -/]*m)|\x1b(?!\[)[\s\S]?"  # unfinished ones, and all other escapes
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]"  # C0, DEL and C1, but tab, LF, CR and ESC
+)
+
+
+class Raw:
+    """Text for the terminal as it is, already made harmless."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        yield Segment(self._text)
+
+
+class LiveView(PlainView):
+    """Shows the script's whole lines above, and below them its unfinished line and how the run stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = Console(stderr=False, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stderr=False)
+        self._rest = b""
+        self._snapshot: Snapshot | None = None
+        self._waits: RenderableType | None = None
+        self._speed = Speed()
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rest:
+            self._print(self._rest + b"\n")
+        self._rest = b""
+        self._snapshot = self._waits = None
+        self._live.update(Text(""), refresh=True)
+        self._live.stop()
+
+    def tell(self, text: str) -> None:
+        self._console.print(Text(f"backprop: {escape(text)}", style="bold"), soft_wrap=True)
+
+    def output(self, data: bytes) -> None:
+        whole, end, rest = (self._rest + data).rpartition(b"\n")
+        self._rest = rest[-65536:]
+        if end:
+            self._print(whole + end)
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._speed.note(snapshot.record.last_step, now_s())
+        self._refresh()
+
+    def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
+        lines = [Text(f"waiting, place {place} of {total}", style="bold cyan")]
+        lines += [Text(f"  {escape(reason)}") for reason in reasons]
+        self._waits = RichGroup(*lines) if reasons else None
+        self._refresh()
+
+    def suspend(self) -> None:
+        self._live.stop()
+
+    def resume(self) -> None:
+        self._live.start()
+
+    def _print(self, output: bytes) -> None:
+        text = harmless(output.decode("utf-8", "replace").replace("\r\n", "\n"))
+        self._console.print(Raw(text), end="", soft_wrap=True)
+
+    def _refresh(self) -> None:
+        parts: list[RenderableType] = []
+        if self._rest:
+            last = self._rest.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
+            parts.append(Text.from_ansi(harmless(last), no_wrap=True, overflow="crop"))
+        if self._waits is not None:
+            parts.append(self._waits)
+        if self._snapshot is not None:
+            parts.append(panel(self._snapshot, self._speed.steps_per_s))
+        self._live.update(RichGroup(*parts), refresh=True)
+
+
+class Speed:
+    """Steps a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+        self.steps_per_s: float | None = None
+
+    def note(self, step: int | None, at_s: float) -> None:
+        """Take in the step reached."""
+        if step is None:
+            return
+        self._seen = [seen for seen in self._seen if at_s - seen[0] <= SPEED_OVER_S]
+        self._seen.append((at_s, step))
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        if last_s > first_s and last > first:
+            self.steps_per_s = (last - first) / (last_s - first_s)
+
+
+def harmless(text: str) -> str:
+    """Keep text, colours and carriage returns; drop every other control sequence."""
+    return _UNSAFE.sub("", text)
+
+
+def panel(snapshot: Snapshot, steps_per_s: float | None) -> RenderableType:
+    """Draw how a run stands, in one line, or two with GPUs."""
+    record = snapshot.record
+    limit_s = record.limits.max_run_minutes * 60
+    now = snapshot.paused_s if snapshot.paused_s is not None else now_s()
+    left_s = max(0.0, snapshot.deadline_s - now)
+    total_s = max(limit_s, snapshot.deadline_s - snapshot.started_s)
+    grid = Table.grid(padding=(0, 2))
+    state = snapshot.phase or str(record.status)
+    cells: list[RenderableType] = [
+        Text(f"● {state}", style=STATE_STYLE.get(record.status, "bold")),
+        Text(escape(record.name or record.id), style="bold"),
+        ProgressBar(total=total_s, completed=total_s - left_s, width=20),
+        Text(f"{format_duration(left_s)} left"),
+        *(Text(text) for text in progress(record, steps_per_s)),
+    ]
+    for _ in cells:
+        grid.add_column(no_wrap=True)
+    grid.add_row(*cells)
+    gpus = gpu_lines(snapshot)
+    return RichGroup(grid, *gpus) if gpus else grid
+
+
+def progress(record: RunRecord, steps_per_s: float | None) -> Iterator[str]:
+    """Yield what is known of the training's progress."""
+    if record.last_step is not None:
+        total = record.metrics.get("totalSteps")
+        yield f"step {record.last_step}" + (f"/{total:g}" if total else "")
+    if record.last_loss is not None:
+        yield f"loss {number(record.last_loss)}"
+    if steps_per_s:
+        yield f"{steps_per_s:.3g} steps/s"
+    if record.checkpoints:
+        yield f"{len(record.checkpoints)} ckpt"
+
+
+def gpu_lines(snapshot: Snapshot) -> list[Text]:
+    """Write memory and temperature of the run's GPUs, a line each."""
+    own = {gpu.uuid or str(gpu.index) for gpu in snapshot.record.gpus}
+    lines = []
+    for gpu in snapshot.machine.gpus or () if snapshot.machine else ():
+        if gpu.id not in own:
+            continue
+        used = None
+        if gpu.vram_total_mb is not None and gpu.vram_free_mb is not None:
+            used = gpu.vram_total_mb - gpu.vram_free_mb
+        memory = (
+            "memory unknown"
+            if used is None
+            else f"{used / 1024:.1f} of {(gpu.vram_total_mb or 0) / 1024:.1f} GB"
+        )
+        heat = "" if gpu.temp_c is None else f", {gpu.temp_c:g} °C"
+        lines.append(Text(f"  GPU {gpu.index} {escape(gpu.name or '')}: {memory}{heat}", style="dim"))
+    return lines

@@ -1,0 +1,78 @@
+"""`backprop logs`: what a run printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backprop_core import registry
+from backprop_core.errors import NotFoundError
+from backprop_core.identity import host_name
+from backprop_core.opening import Opened, close, open_all
+from backprop_core.states import LIVE
+
+from .options import Run, base_ask
+
+CHUNK_BYTES = 1 << 20
+LOOK_EVERY_S = 0.2
+
+
+def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+    """Add the command."""
+    app.command("logs", help=about, hidden=hidden)(logs)
+
+
+def logs(
+    context: typer.Context,
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+) -> int:
+    opened = open_all(base_ask(context), os.environ)
+    try:
+        registry.mark_lost(opened.storage, opened.home, host_name())
+        record = registry.find(opened.storage, run)
+        path = registry.run_folder(opened.home, record.id) / "output.log"
+        if follow:
+            return _follow(opened, record.id, path)
+        if not path.is_file():
+            raise NotFoundError(f"run {record.id} has no output here", f"it would be in {path}")
+        _copy_from(path, 0)
+    finally:
+        close(opened)
+    return 0
+
+
+def _follow(opened: Opened, run_id: str, path: Path) -> int:
+    position = 0
+    try:
+        while True:
+            record = opened.storage.get(run_id)
+            if path.is_file():
+                position = _copy_from(path, position)
+            if record is None or record.status not in LIVE:
+                return 0
+            time.sleep(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _copy_from(path: Path, position: int) -> int:
+    """Print the log from a position; returns where it ended. A log that shrank is read on from its end."""
+    is_terminal = sys.stdout.isatty()
+    with path.open("rb") as file:
+        position = min(position, os.fstat(file.fileno()).st_size)
+        file.seek(position)
+        while chunk := file.read(CHUNK_BYTES):
+            position += len(chunk)
+            if is_terminal:
+                from .live import harmless
+
+                chunk = harmless(chunk.decode("utf-8", "replace")).encode()
+            sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    return position

@@ -1,0 +1,47 @@
+"""`backprop plugins`: what is installed, and in which state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import typer
+
+from backprop_core.opening import load
+from backprop_core.plugins import PluginState
+from backprop_core.settings import resolve
+
+from .app import say
+from .list_ import print_json
+from .options import Json, base_ask
+from .text import aligned
+
+
+def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+    """Add the command."""
+    app.command("plugins", help=about, hidden=hidden)(plugins)
+
+
+def plugins(context: typer.Context, json_: Json = False) -> int:
+    ask = base_ask(context)
+    resolved = resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config)
+    loaded = load(resolved, ask, os.environ, Path.cwd())
+    for warning in loaded.warnings:
+        say(warning)
+    if json_:
+        print_json([as_json(state) for state in loaded.states])
+        return 0
+    rows = [("NAME", "DISTRIBUTION", "STATE", "HOOKS", "FILE")]
+    for state in loaded.states:
+        distribution = f"{state.distribution} {state.version}" if state.distribution else "-"
+        what = state.error if state.state == "failed" else " ".join(state.hooks)
+        rows.append((state.name, distribution, state.state, what or "-", state.path or "-"))
+    for line in aligned(rows):
+        print(line)
+    return 0
+
+
+def as_json(state: PluginState) -> dict[str, object]:
+    """Build one item of `plugins --json`."""
+    fields = ("name", "distribution", "version", "path", "hooks", "state", "error")
+    return {field: getattr(state, field) for field in fields}

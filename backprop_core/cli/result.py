@@ -1,0 +1,96 @@
+"""What is said when a run has ended, or would have begun."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from backprop_core.attempt import Result
+from backprop_core.clock import now_ms
+from backprop_core.errors import ExitCode
+from backprop_core.records import RunRecord
+from backprop_core.session import DryRun
+from backprop_core.states import LIVE, RESUMABLE, RunState
+from backprop_core.units import escape, format_duration
+
+from .app import say
+from .text import redacted, shown_environment
+
+_HOW = {
+    RunState.COMPLETED: "completed",
+    RunState.TIMEBOXED: "reached the end of its time box",
+    RunState.STOPPED: "was stopped",
+    RunState.FAILED: "failed",
+    RunState.LOST: "was lost",
+}
+
+
+def finish(result: Result, *, detached: bool) -> int:
+    """Say in one sentence how the run ended, and which command resumes it."""
+    record = result.record
+    if detached and record.status in LIVE:
+        print(record.id)
+        say(
+            f"run {called(record)} goes on in the background; see it with `backprop logs -f {handle(record)}`"
+        )
+        return result.exit_code
+    say(f"run {called(record)} {sentence(record)}")
+    if record.status in RESUMABLE and record.last_checkpoint:
+        say(f"go on with: backprop resume {shlex.quote(handle(record))}")
+    elif record.status in RESUMABLE:
+        say(
+            f"no checkpoint was announced: `backprop resume {shlex.quote(handle(record))}` would start afresh"
+        )
+    return result.exit_code
+
+
+def called(record: RunRecord) -> str:
+    """Name a run by its name and its id."""
+    return f"{record.name} ({record.id})" if record.name else record.id
+
+
+def handle(record: RunRecord) -> str:
+    """Return what to type for a run: its name where that is a plain word, else its id."""
+    return (
+        record.name
+        if record.name and record.name.isprintable() and not record.name.startswith("-")
+        else record.id
+    )
+
+
+def sentence(record: RunRecord) -> str:
+    """Say how a run ended, after how long, and how far it came."""
+    attempt = record.attempts[-1] if record.attempts else None
+    began = attempt.start if attempt else record.start_time
+    took = format_duration(((record.end_time or now_ms()) - began) / 1000)
+    how = _HOW.get(record.status, str(record.status))
+    reason = f" ({record.reason})" if record.reason and record.status is not RunState.COMPLETED else ""
+    reached = [f"step {record.last_step}"] if record.last_step is not None else []
+    reached += [f"loss {record.last_loss:.4g}"] if record.last_loss is not None else []
+    count = len(record.checkpoints)
+    reached += [f"{count} checkpoint{'s' * (count != 1)}"] if count else []
+    return f"{how}{reason} after {took}" + (f", at {', '.join(reached)}" if reached else "")
+
+
+def show_dry_run(found: DryRun) -> int:
+    """Print the verdict, the command line and what the environment gains."""
+    print(f"verdict: {'the run may start' if not found.reasons else 'the run would be refused'}")
+    for reason in found.reasons:
+        print(f"  - {escape(reason)}")
+    for warning in found.warnings:
+        print(f"  warning: {escape(warning)}")
+    print(f"framework: {found.framework or 'none recognised'}")
+    if found.gpus:
+        print(f"gpus: {escape(', '.join(found.gpus))}")
+    if found.memory_layer:
+        print(f"memory limit held by: {found.memory_layer}")
+    print(f"folder: {escape(str(found.cwd))}")
+    print(f"command: {escape(shlex.join(redacted(found.command)))}")
+    if found.launcher:
+        print("launcher:")
+        print(escape(found.launcher).replace("\\n", "\n"))
+    print("environment:")
+    for line in shown_environment(found.environment):
+        print(f"  {escape(line)}")
+    sys.stdout.flush()
+    return int(ExitCode.REFUSED) if found.reasons else 0

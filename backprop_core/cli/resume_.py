@@ -1,0 +1,47 @@
+"""`backprop resume`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import typer
+
+from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask, with_settings
+from .result import finish, show_dry_run
+from .views import choose_view
+
+
+def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+    """Add the command."""
+    app.command("resume", help=about, hidden=hidden)(with_settings(resume, with_globals=True))
+
+
+def resume(
+    context: typer.Context,
+    run: Run,
+    resume_from: ResumeFrom = None,
+    force: Force = False,
+    detach: Detach = False,
+    plain: Plain = False,
+    set_: Set = None,
+    *,
+    flags: Mapping[str, str],
+) -> int:
+    from backprop_core import session
+
+    ask = base_ask(
+        context,
+        arguments=context.obj["script_arguments"],
+        resume_from=resume_from,
+        flags=flags,
+        assignments=tuple(set_ or ()),
+        force=force,
+        detach=detach,
+    )
+    view = choose_view(plain=plain or detach, verbose=context.obj["verbose"])
+    if context.obj["dry_run"]:
+        return show_dry_run(session.dry_run(ask, view, os.environ, reference=run))
+    with view:
+        result = session.resume(run, ask, view, os.environ)
+    return finish(result, detached=detach)

@@ -1,0 +1,60 @@
+"""`backprop status RUN`: all that is known of one run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from backprop_core.clock import as_datetime
+from backprop_core.records import Attempt, RunRecord
+from backprop_core.units import escape, format_duration
+
+from .list_ import print_json
+from .text import aligned, number, redacted, run_time_s
+
+SHOWN_CHECKPOINTS = 5
+
+
+def show_run(record: RunRecord, *, as_json: bool) -> None:
+    """Print a run, as its record or for reading."""
+    if as_json:
+        print_json(record.to_dict())
+        return
+    for line in aligned(list(rows(record))):
+        print(line)
+
+
+def rows(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield what is known, as names and values."""
+    yield "run", record.id
+    if record.name:
+        yield "name", record.name
+    yield "state", f"{record.status}" + (f" ({record.reason})" if record.reason else "")
+    yield "script", shlex.join([record.module or record.script_path, *redacted(record.script_args)])
+    yield "folder", record.cwd or "-"
+    yield "python", record.python or "-"
+    yield "framework", record.framework or "none recognised"
+    yield "time", format_duration(run_time_s(record))
+    yield "step", number(record.last_step)
+    yield "loss", number(record.last_loss)
+    for name, value in record.metrics.items():
+        yield f"  {name}", number(value)
+    if record.exit_code is not None:
+        yield "exit code", str(record.exit_code)
+    for gpu in record.gpus:
+        yield "GPU", f"{gpu.index} {gpu.name or ''} {gpu.uuid or ''}".strip()
+    for path in record.checkpoints[-SHOWN_CHECKPOINTS:]:
+        yield "checkpoint", path
+    for count, attempt in enumerate(record.attempts, 1):
+        yield f"attempt {count}", describe_attempt(attempt)
+        for pause in attempt.pauses:
+            took = "still" if pause.end is None else format_duration((pause.end - pause.begin) / 1000)
+            yield "  paused", f"{took}: {pause.cause}"
+
+
+def describe_attempt(attempt: Attempt) -> str:
+    """Write one attempt in one line."""
+    began = as_datetime(attempt.start).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    took = f", {format_duration((attempt.end - attempt.start) / 1000)}" if attempt.end else ""
+    source = f", from {escape(attempt.resumed_from)}" if attempt.resumed_from else ""
+    return f"{attempt.status}, {began}{took}{source}"

@@ -1,0 +1,188 @@
+"""`backprop status`: the machine and the verdict for a run started now, or one run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backprop_core import registry
+from backprop_core.admission import Admission, Weighed
+from backprop_core.host import cpu_model, read_pressure
+from backprop_core.identity import host_name
+from backprop_core.locks import private_folder
+from backprop_core.opening import Opened, close, open_all
+from backprop_core.records import Gpu, Limits, Record, RunRequest, Script
+from backprop_core.slots import Holder, host_folder
+from backprop_core.units import escape, format_amount
+
+from .app import say
+from .list_ import print_json, tell_problems
+from .options import Json, Set, base_ask, with_settings
+from .run_status import show_run
+
+WATCH_EVERY_S = 2.0
+
+
+class Standing(Record, frozen=True):
+    """How this machine stands for a run started now."""
+
+    weighed: Weighed
+    limits: Limits
+    probe: str | None
+    holders: tuple[Holder, ...]
+    waiting: int
+    cpu_model: str | None
+    pressure: Mapping[str, float] | None
+    reports: tuple[str, ...] = ()
+
+
+def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+    """Add the command."""
+    app.command("status", help=about, hidden=hidden)(with_settings(status))
+
+
+def status(
+    context: typer.Context,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run; none: the machine.")] = None,
+    json_: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")
+    ] = False,
+    set_: Set = None,
+    *,
+    flags: Mapping[str, str],
+) -> int:
+    opened = open_all(base_ask(context, flags=flags, assignments=tuple(set_ or ())), os.environ)
+    try:
+        if run is not None:
+            registry.mark_lost(opened.storage, opened.home, host_name())
+            show_run(registry.find(opened.storage, run), as_json=json_)
+            return 0
+        door = _door(opened)
+        if watch and not json_:
+            return _watch(door, opened)
+        standing = look(door, opened)
+        tell_problems(opened.storage)
+    finally:
+        close(opened)
+    if json_:
+        print_json(as_json(standing))
+    else:
+        show(standing)
+    return 0
+
+
+def _door(opened: Opened) -> Admission:
+    for part in (opened.home, opened.home / "hosts"):
+        private_folder(part)
+    request = RunRequest(script=Script(path=Path()), limits=opened.resolved.limits)
+    return Admission(request, opened.resolved.settings, opened.plugins, opened.home, os.environ, say)
+
+
+def look(door: Admission, opened: Opened) -> Standing:
+    """Measure and judge."""
+    weighed = door.look()
+    lines = []
+    for answer in opened.plugins.ask("backprop_status_report", settings=opened.resolved.settings):
+        said = str(answer.failure) if answer.failure else answer.value
+        lines += [said] if isinstance(said, str) else list(said)
+    return Standing(
+        weighed=weighed,
+        limits=opened.resolved.limits,
+        probe=door.probe.name if door.probe else None,
+        holders=door.slots.holders(),
+        waiting=len(door.slots.waiting()),
+        cpu_model=cpu_model(host_folder(opened.home) / "cpu.json"),
+        pressure=read_pressure(),
+        reports=tuple(lines),
+    )
+
+
+def as_json(standing: Standing) -> dict[str, Any]:
+    """Build the document of `status --json`; unknown values are null."""
+    host, verdict = standing.weighed.machine.host, standing.weighed.verdict
+    return {
+        "host": {
+            "ram_free_gb": host.ram_free_gb,
+            "ram_total_gb": host.ram_total_gb,
+            "cpu_load_per_core": host.cpu_load_per_core,
+            "cpu_count": host.cpu_count,
+            "cpu_model": standing.cpu_model,
+        },
+        "gpus": [_gpu_json(gpu) for gpu in standing.weighed.machine.gpus or ()],
+        "probe": standing.probe,
+        "slots": {"used": len(standing.holders), "max": standing.limits.max_parallel},
+        "verdict": {"allowed": verdict.is_allowed, "reasons": list(verdict.reasons)},
+    }
+
+
+def _gpu_json(gpu: Gpu) -> dict[str, Any]:
+    fields = ("index", "uuid", "name", "vram_free_mb", "vram_total_mb", "temp_c", "utilization_pct")
+    return {field: getattr(gpu, field) for field in fields}
+
+
+def show(standing: Standing) -> None:
+    """Print the machine, with bars on a terminal."""
+    if sys.stdout.isatty():
+        from .status_table import render
+
+        render(standing)
+        return
+    for line in plain_lines(standing):
+        print(line)
+
+
+def plain_lines(standing: Standing) -> list[str]:
+    """Write the machine as plain lines."""
+    machine, verdict = standing.weighed.machine, standing.weighed.verdict
+    host, limits = machine.host, standing.limits
+    lines = [
+        f"processor  {escape(standing.cpu_model or 'unknown')}, {format_amount(host.cpu_count, 'cores', 2)} usable",
+        f"load       {format_amount(host.cpu_load_per_core, 'per core', 2)} (limit {limits.max_cpu_load:g})",
+        f"RAM        {format_amount(host.ram_free_gb, 'GB')} available, {limits.min_free_ram_gb:g} GB needed",
+    ]
+    if standing.pressure:
+        lines.append(
+            "pressure   " + ", ".join(f"{name} {value:g} %" for name, value in standing.pressure.items())
+        )
+    lines.append(f"GPU probe  {standing.probe or 'none works'}")
+    lines += [gpu_line(gpu) for gpu in machine.gpus or ()]
+    lines.append(
+        f"slots      {len(standing.holders)} of {limits.max_parallel} in use, {standing.waiting} waiting"
+    )
+    lines += [f"  held by  {escape(holder.name or '-')} ({holder.run_id})" for holder in standing.holders]
+    lines += [escape(line) for line in standing.reports]
+    lines.append(f"verdict    {'a run may start now' if verdict.is_allowed else 'no run starts now:'}")
+    lines += [f"  - {escape(reason)}" for reason in verdict.reasons]
+    lines += [f"  warning: {escape(warning)}" for warning in verdict.warnings]
+    return lines
+
+
+def gpu_line(gpu: Gpu) -> str:
+    """Write one GPU in one line."""
+    parts = [
+        f"{format_amount(gpu.vram_free_mb, 'MB', 0)} free of {format_amount(gpu.vram_total_mb, 'MB', 0)}",
+        format_amount(gpu.temp_c, "C", 0),
+        f"{format_amount(gpu.utilization_pct, '%', 0)} busy",
+    ]
+    note = f" [{gpu.note}]" if gpu.note else ""
+    return f"GPU {gpu.index}      {escape(gpu.name or 'unknown')}: {', '.join(parts)}{escape(note)}"
+
+
+def _watch(door: Admission, opened: Opened) -> int:
+    try:
+        while True:
+            standing = look(door, opened)
+            if sys.stdout.isatty():
+                print("\x1b[H\x1b[2J", end="")
+            show(standing)
+            sys.stdout.flush()
+            time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        return 0

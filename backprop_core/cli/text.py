@@ -1,0 +1,71 @@
+"""How records are written on a screen: short, aligned, and without secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from backprop_core.clock import as_datetime, now_ms
+from backprop_core.records import RunRecord
+from backprop_core.units import escape, format_duration
+
+_SECRET = re.compile(r"(?i)(api[-_]?key|token|secret|password|passwd|credential|auth)")
+HIDDEN = "***"
+
+
+def redacted(arguments: Sequence[str]) -> list[str]:
+    """Hide the values of arguments whose names say that they are secret."""
+    shown: list[str] = []
+    hide_next = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        is_secret = bool(_SECRET.search(name)) and argument.startswith("-")
+        if hide_next and not argument.startswith("-"):
+            shown.append(HIDDEN)
+        else:
+            shown.append(f"{name}={HIDDEN}" if is_secret and equals else argument)
+        hide_next = is_secret and not equals
+    return shown
+
+
+def shown_environment(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield NAME=value lines, with secrets hidden."""
+    for name, value in sorted(environment.items()):
+        yield f"{name}={HIDDEN if _SECRET.search(name) else value}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows as lines with aligned columns; texts are made harmless."""
+    safe = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in safe) for column in range(len(safe[0]))]
+    for row in safe:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number shortly; unknown is a dash."""
+    return "-" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def run_time_s(record: RunRecord) -> float:
+    """Return how long a run's attempts took together, in seconds."""
+    if not record.attempts:
+        return ((record.end_time or now_ms()) - record.start_time) / 1000
+    return sum((attempt.end or now_ms()) - attempt.start for attempt in record.attempts) / 1000
+
+
+LIST_COLUMNS = ("ID", "NAME", "STATE", "TIME", "STEP", "LOSS", "CHECKPOINTS", "STARTED")
+
+
+def list_row(record: RunRecord) -> tuple[str, ...]:
+    """Return a run's row of `backprop list`."""
+    return (
+        record.id,
+        record.name or "-",
+        str(record.status),
+        format_duration(run_time_s(record)),
+        number(record.last_step),
+        number(record.last_loss),
+        str(len(record.checkpoints)),
+        as_datetime(record.start_time).astimezone().strftime("%Y-%m-%d %H:%M"),
+    )

@@ -1,0 +1,94 @@
+"""What a person sees while a run goes on: nothing, plain lines, or a live panel."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Self
+
+from backprop_core.following import Snapshot
+from backprop_core.units import escape
+
+from .app import say
+
+
+class SilentView:
+    """For an agent that nobody watches: lines of ours go to stderr, which is its log."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def tell(self, text: str) -> None:
+        say(text)
+
+    def output(self, data: bytes) -> None:
+        """The script's output is in its log."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Nobody is looking."""
+
+    def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
+        """The record says it."""
+
+    def suspend(self) -> None:
+        """There is no terminal to let go of."""
+
+    def resume(self) -> None:
+        """There is no terminal to take back."""
+
+
+class PlainView(SilentView):
+    """For pipes, files and `--plain`: the script's output as it is, our own lines on stderr."""
+
+    def __init__(self) -> None:
+        self._is_reading = True
+        self._waiting_for: tuple[object, ...] = ()
+
+    def output(self, data: bytes) -> None:
+        """Pass output on; a reader that has gone away stops nothing."""
+        view = memoryview(data)
+        while view and self._is_reading:
+            try:
+                view = view[os.write(sys.stdout.fileno(), view) :]
+            except OSError:
+                self._is_reading = False
+
+    def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
+        """Say why and where in the queue, when either changes."""
+        now = (tuple(reasons), place, total)
+        if reasons and now != self._waiting_for:
+            say(f"waiting (place {place} of {total}): {'; '.join(reasons)}")
+        self._waiting_for = now
+
+
+class VerboseView(PlainView):
+    """Says the first snapshot's choices, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_told = False
+
+    def show(self, snapshot: Snapshot) -> None:
+        if self._has_told:
+            return
+        self._has_told = True
+        record = snapshot.record
+        say(f"run {record.id}: python {record.python}, framework {record.framework or 'none recognised'}")
+        gpus = ", ".join(f"{gpu.index} {escape(gpu.name or '')}" for gpu in record.gpus)
+        say(f"GPUs: {gpus or 'none'}; time box {record.limits.max_run_minutes:g} minutes")
+
+
+def choose_view(*, plain: bool, verbose: bool) -> PlainView:
+    """Choose the live panel where a person can see it."""
+    is_terminal = sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if verbose:
+        return VerboseView()
+    if plain or not is_terminal:
+        return PlainView()
+    from .live import LiveView
+
+    return LiveView()

@@ -1,0 +1,9 @@
+"""What a run will execute, found out without executing it: script, interpreter, framework."""
+
+from __future__ import annotations
+
+from .framework import choose_framework
+from .interpreter import Interpreter, find_interpreter, versions_in
+from .script import describe_script
+
+__all__ = ["Interpreter", "choose_framework", "describe_script", "find_interpreter", "versions_in"]

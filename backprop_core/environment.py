@@ -1,0 +1,146 @@
+"""What a script is told: its command line and its environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .plugins import Plugins
+from .records import Gpu, Record, RunRequest
+from .settings import RUN_VARIABLES
+
+OPTION_OF = {
+    "--resume-from": "resume_from",
+    "--run-id": "run_id",
+    "--max-minutes": "max_minutes",
+    "--framework": "framework",
+    "--checkpoint-every-seconds": "checkpoint_every_s",
+}
+"""Arguments that a script gets when its source names them and the person did not give them."""
+
+
+class Told(Record, frozen=True):
+    """What an attempt tells its script. None means that there is nothing to tell."""
+
+    run_id: str
+    attempt: int
+    run_dir: Path
+    max_minutes: float
+    checkpoint_every_s: float | None = None
+    resume_from: Path | None = None
+    framework: str | None = None
+
+
+def command_line(
+    request: RunRequest, told: Told, *, through: str | None = None, resume_arguments: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Build the argument list that the keeper executes.
+
+    `{resume_from}` in the person's arguments becomes the checkpoint's path, or nothing on a fresh start.
+    """
+    script = request.script
+    place = ("-m", script.module) if script.module else (str(script.path),)
+    python = request.python or "python3"
+    start = _through(through, python) if through else (python,)
+    checkpoint = str(told.resume_from or "")
+    given = tuple(argument.replace("{resume_from}", checkpoint) for argument in request.arguments)
+    return (*start, *place, *given, *_named_options(request, told), *resume_arguments)
+
+
+def _through(through: str, python: str) -> tuple[str, ...]:
+    """Take a launcher command from the interpreter's own folder where it is there."""
+    program, *rest = shlex.split(through)
+    beside = Path(python).parent / program
+    return (str(beside) if "/" not in program and beside.is_file() else program, *rest)
+
+
+def _named_options(request: RunRequest, told: Told) -> Iterable[str]:
+    for option, field in OPTION_OF.items():
+        value = getattr(told, field)
+        is_given = any(word == option or word.startswith(f"{option}=") for word in request.arguments)
+        if value is not None and option in request.script.options and not is_given:
+            yield from (option, _text(value))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def contract(told: Told) -> dict[str, str]:
+    """Return the variables of the environment contract."""
+    values = {
+        "BACKPROP_RUN_ID": told.run_id,
+        "BACKPROP_ATTEMPT": told.attempt,
+        "BACKPROP_RUN_DIR": told.run_dir,
+        "BACKPROP_MAX_RUN_SECONDS": told.max_minutes * 60,
+        "BACKPROP_CHECKPOINT_EVERY_SECONDS": told.checkpoint_every_s,
+        "BACKPROP_RESUME_FROM": told.resume_from,
+        "BACKPROP_FRAMEWORK": told.framework,
+    }
+    return {name: _text(value) for name, value in values.items() if value is not None}
+
+
+def build(  # one argument a source
+    inherited: Mapping[str, str],
+    *,
+    told: Told,
+    unbuffered: bool,
+    helper: Path | None = None,
+    answers: Sequence[Mapping[str, str]] = (),
+    confined_to: Mapping[str, str],
+) -> dict[str, str]:
+    """Build the script's environment: what Backprop inherited, then plugins' answers, GPUs, and the contract.
+
+    :param helper: A folder to append to PYTHONPATH, that holds the script helper alone.
+    :param answers: What the framework and the plugins add, the most important first.
+    """
+    # An outer run's variables must not reach an inner one.
+    environment = {name: value for name, value in inherited.items() if name not in RUN_VARIABLES}
+    if unbuffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    for answer in reversed(answers):
+        environment.update(answer)
+    environment.update(confined_to)
+    environment.update(contract(told))
+    if helper:
+        paths = [environment.get("PYTHONPATH"), str(helper)]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+def from_plugins(plugins: Plugins, request: RunRequest, gpu: Gpu | None) -> list[Mapping[str, str]]:
+    """Ask the plugins for variables; one that answers anything but texts is left out and named."""
+    answers = []
+    for answer in plugins.ask("backprop_environment", request=request, gpu=gpu):
+        if answer.failure:
+            continue
+        if _are_texts(answer.value):
+            answers.append(answer.value)
+        else:
+            plugins.warnings.append(
+                f"plugin {answer.plugin}: backprop_environment answered no texts, left out"
+            )
+    return answers
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) and "\0" not in text for pair in value.items() for text in pair
+    )
+
+
+def helper_folder(home: Path) -> Path:
+    """Return a folder that holds `backprop_core.script` alone, for interpreters without the distribution."""
+    source = Path(__file__).with_name("script.py").read_bytes()
+    folder = home / "cache" / "script-helper"
+    package = folder / "backprop_core"
+    for path, content in ((package / "__init__.py", b""), (package / "script.py", source)):
+        if not path.is_file() or path.read_bytes() != content:
+            package.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fresh = path.with_name(f".{path.name}.{os.getpid()}")
+            fresh.write_bytes(content)
+            fresh.replace(path)
+    return folder

@@ -1,0 +1,235 @@
+"""What happens to a running attempt's output, requests and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from . import registry
+from .admission import Admitted
+from .clock import now_s
+from .events import EventReader
+from .governor import Watch
+from .identity import descendants
+from .interfaces import Storage
+from .machine import Monitor
+from .output_log import OutputLog
+from .plugins import Observers, Plugins
+from .records import Event, Intent, Machine, Record, RunRecord
+from .states import RunState
+from .supervisor import Control
+
+TICK_S = 0.25
+PERSON = "person"
+_CAUSES = {PERSON: "paused by `backprop pause`", "Ctrl-Z": "Ctrl-Z"}
+
+
+class Snapshot(Record, frozen=True):
+    """How a running attempt stands, for display. `deadline_s` is on the monotonic clock."""
+
+    record: RunRecord
+    deadline_s: float
+    machine: Machine | None = None
+    phase: str = ""
+    started_s: float = 0.0
+    paused_s: float | None = None
+
+
+class View(Protocol):
+    """Where a person looks: the command line implements it."""
+
+    def tell(self, text: str) -> None:
+        """Show a line of ours."""
+
+    def output(self, data: bytes) -> None:
+        """Show what the script printed."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show how the run stands; called a few times a second."""
+
+    def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
+        """Show why the run has not started yet; without reasons the wait is over."""
+
+    def suspend(self) -> None:
+        """Let go of the terminal for Ctrl-Z."""
+
+    def resume(self) -> None:
+        """Take the terminal back."""
+
+
+class Following:
+    """The sink of one running attempt: keeps the record, the log and the display, and serves requests."""
+
+    def __init__(  # the parts of an attempt
+        self,
+        *,
+        journal: registry.Journal,
+        storage: Storage,
+        plugins: Plugins,
+        observers: Observers,
+        events: EventReader,
+        log: OutputLog,
+        view: View,
+        admitted: Admitted,
+        monitor_s: float,
+        lock: int,
+        home: Path,
+    ) -> None:
+        self._journal = journal
+        self._storage = storage
+        self._plugins = plugins
+        self._observers = observers
+        self._events = events
+        self._log = log
+        self._view = view
+        self._admitted = admitted
+        self._monitor_s = monitor_s
+        self._lock = lock
+        self._home = home
+        self._watch = Watch()
+        self._monitor: Monitor | None = None
+        self._next_sample_s = 0.0
+        self._phase = ""
+        self._deadline_s = 0.0
+        self._started_s = 0.0
+        self._machine: Machine | None = admitted.machine
+        self._reasons: dict[str, str] = dict(_CAUSES)
+        self._said: set[str] = set()
+        self._paused_at_s: float | None = None
+        self.stop_reasons: dict[str, str] = {}
+        self.wake: Callable[[], None] = lambda: None
+
+    @property
+    def _record(self) -> RunRecord:
+        return self._journal.record
+
+    # --- what the supervisor reports ---
+
+    def started(self, control: Control, keeper: int, pid: int, deadline_s: float) -> None:  # noqa: ARG002 - a sink
+        self._control = control
+        self._deadline_s = deadline_s
+        self._started_s = now_s()
+        registry.sign(self._lock, keeper)
+        self._admitted.slot.update(pid=keeper)
+        self._admitted.slot.close()
+        ids = [gpu.id for gpu in self._admitted.gpus]
+        if self._admitted.reader:
+            self._monitor = Monitor(
+                self._plugins, self._admitted.reader, ids, self._home, lambda: descendants(keeper)
+            )
+        self._observers.tell("backprop_run_started", run=self._record)
+
+    def output(self, data: bytes) -> None:
+        self._log.write(data)
+        self._view.output(data)
+        self._take_in(self._events.feed(data))
+
+    def paused(self, causes: Sequence[str]) -> None:
+        reason = "; ".join(self._reasons.get(cause, cause) for cause in causes)
+        if self._record.status is RunState.PAUSED:
+            return
+        self._paused_at_s = now_s()
+        self._journal.paused(reason)
+        self._view.tell(f"paused: {reason}")
+        self._observers.tell("backprop_run_paused", run=self._record, reason=reason)
+
+    def continued(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        if self._record.status is not RunState.PAUSED:
+            return
+        self._paused_at_s = None
+        self._journal.continued()
+        self._view.tell("continued")
+        self._observers.tell("backprop_run_continued", run=self._record)
+
+    def stopping(self, why: str, rung: str) -> None:
+        steps = {"interrupt": "stopping", "terminate": "terminating", "kill": "killing"}
+        self._phase = steps.get(rung, rung)
+        if rung != "interrupt":
+            self._view.tell(f"{self._phase} it: it did not end in time" if why else self._phase)
+        if self._record.status is RunState.PAUSED:
+            self.continued(self._deadline_s)
+
+    def suspended(self) -> None:
+        self._view.suspend()
+
+    def resumed(self) -> None:
+        self._view.resume()
+
+    def tick(self) -> float:
+        while intent := self._storage.take(self._record.id):
+            self._serve(intent)
+        now = now_s()
+        if self._monitor and now >= self._next_sample_s:
+            self._next_sample_s = now + self._monitor_s
+            self._monitor.begin(self._record, self.wake)
+        self._weigh_sample()
+        self.say_failures()
+        self._view.show(
+            Snapshot(
+                record=self._record,
+                deadline_s=self._deadline_s,
+                machine=self._machine,
+                phase=self._phase,
+                started_s=self._started_s,
+                paused_s=self._paused_at_s,
+            )
+        )
+        return TICK_S
+
+    def end(self) -> None:
+        """Take in what stands after the last line end, and say what was lost on the way."""
+        self._take_in(self._events.end())
+        if self._events.dropped_lines:
+            self._view.tell(f"{self._events.dropped_lines} lines were too long to be read for progress")
+        if self._log.lost_bytes:
+            self._view.tell(
+                f"{self._log.lost_bytes} bytes of output are missing in {self._log.path}: {self._log.error}"
+            )
+
+    # --- what is done about it ---
+
+    def _take_in(self, events: Sequence[Event]) -> None:
+        if events:
+            self._journal.events(events)
+            self._observers.tell("backprop_run_events", run=self._record, events=tuple(events))
+
+    def _serve(self, intent: Intent) -> None:
+        match intent.kind:
+            case "stop":
+                self._control.stop("backprop stop")
+            case "pause":
+                self._control.pause(PERSON)
+            case "unpause":
+                self._control.release(PERSON)
+            case "extend":
+                self._control.extend((intent.minutes or 0.0) * 60)
+
+    def _weigh_sample(self) -> None:
+        if self._monitor is None:
+            return
+        if problem := self._monitor.news():
+            self._view.tell(problem)
+        if (sample := self._monitor.take()) is None:
+            return
+        self._machine = sample.machine
+        decision = self._watch.judge(sample.answers, sample.at_s)
+        for text in decision.warnings:
+            self._view.tell(text)
+        for cause, reason in decision.pauses.items():
+            self._reasons[cause] = reason
+            self._control.pause(cause)
+        for cause in decision.releases:
+            self._control.release(cause)
+        if decision.stop and not self.stop_reasons:
+            self.stop_reasons["governor"] = decision.stop
+            self._view.tell(f"stopping: {decision.stop}")
+            self._control.stop("governor")
+
+    def say_failures(self) -> None:
+        """Tell of each plugin's failure once."""
+        for text in [str(failure) for failure in (*self._plugins.failures, *self._events.failures)]:
+            if text not in self._said:
+                self._said.add(text)
+                self._view.tell(text)

@@ -1,0 +1,104 @@
+"""Handing a run to an agent in another process, through a launcher."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from . import attempt, registry
+from .attempt import Order, Result
+from .errors import BackpropError, ExitCode, LauncherError, RefusedError
+from .interfaces import Launcher, Storage
+from .machine import named
+from .opening import Opened
+from .records import EngineState, LaunchPlan, RunRecord
+from .states import LIVE, RunState
+
+FOLLOW_S = 0.05
+_LAUNCHER_NEEDS = ("name", "preflight", "render", "submit", "state", "cancel")
+
+
+def choose_launcher(opened: Opened) -> Launcher:
+    """Pick the launcher that the settings name."""
+    launchers = opened.plugins.parts("backprop_launcher", _LAUNCHER_NEEDS)
+    chosen: Launcher = named(launchers, opened.resolved.settings.launcher, "launcher", "launcher")
+    return chosen
+
+
+def launch_plan(order: Order) -> LaunchPlan:
+    """Describe the agent that a launcher is to start."""
+    options = ("--storage", order.resolved.settings.storage, *(("--force",) if order.force else ()))
+    return LaunchPlan(
+        run_id=order.record.id,
+        attempt=len(order.record.attempts) + 1,
+        command=(sys.executable, "-m", "backprop_core", "agent", order.record.id, *options),
+        environment=order.environ,
+        cwd=order.request.cwd or Path.cwd(),
+        run_dir=registry.run_folder(order.home, order.record.id),
+        limits=order.request.limits,
+    )
+
+
+def launch(order: Order, opened: Opened, launcher: Launcher) -> Result:
+    """Save the run as queued, have its agent started, and follow the record."""
+    plan = launch_plan(order)
+    if problems := launcher.preflight(plan):
+        raise LauncherError(f"{launcher.name}: {'; '.join(problems)}")
+    before = opened.storage.get(order.record.id)
+    resumed_from = str(order.request.resume_from) if order.request.resume_from else None
+    queued = registry.new_attempt(order.record, resumed_from=resumed_from, host=None, state=RunState.QUEUED)
+    opened.storage.save(queued)
+    registry.release(order.lock)
+    try:
+        handle = launcher.submit(plan)
+    except LauncherError:
+        attempt.put_back(opened.storage, order.record.id, before)
+        raise
+    return _follow(queued, opened.storage, launcher, handle, until_admitted=order.is_detached)
+
+
+def _follow(
+    queued: RunRecord, storage: Storage, launcher: Launcher, handle: str, *, until_admitted: bool
+) -> Result:
+    """Watch the record until the run was admitted, or has ended."""
+    waits_for = frozenset({RunState.QUEUED}) if until_admitted else LIVE
+    while True:
+        state = launcher.state([handle])[handle]
+        record = storage.get(
+            queued.id
+        )  # after the engine, so that a job that is gone has written its last word
+        if record is not None and record.status not in waits_for:
+            is_fine = record.status in LIVE or record.status is RunState.TIMEBOXED
+            return Result(record=record, exit_code=0 if is_fine else record.exit_code or 0)
+        if record is None or state.phase == "gone":
+            attempt.put_back(storage, queued.id, before(queued))
+            raise _in_its_words(state)
+        time.sleep(FOLLOW_S)
+
+
+def _in_its_words(state: EngineState) -> BackpropError:
+    """Turn the last words of an agent that did not begin the run into an error of ours."""
+    lines = [line.removeprefix("backprop: ").strip() for line in (state.detail or "").splitlines()]
+    lines = [line for line in lines if line]
+    if state.exit_code == ExitCode.REFUSED:
+        return RefusedError(lines or ["the run was refused"])
+    return LauncherError(
+        f"the run's agent ended before it began: {'; '.join(lines) or f'exit code {state.exit_code}'}"
+    )
+
+
+def before(queued: RunRecord) -> RunRecord | None:
+    """Return the record of a resumed run as it was before it was queued; None for a new run."""
+    earlier = [old for old in queued.attempts if old.status is not RunState.QUEUED]
+    if not earlier:
+        return None
+    last = earlier[-1]
+    return registry.changed(
+        queued,
+        attempts=tuple(earlier),
+        status=last.status,
+        end_time=last.end,
+        exit_code=last.exit_code,
+        reason=last.reason,
+    )

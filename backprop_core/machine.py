@@ -1,0 +1,268 @@
+"""Measuring the machine: the host, and the GPUs through the probe that was chosen."""
+
+from __future__ import annotations
+
+import difflib
+import queue
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .clock import now_s
+from .errors import ProbeError, UsageError
+from .host import disk_free_mb, read_host
+from .interfaces import GpuProbe
+from .plugins import Answer, Plugins, guarded
+from .records import Gpu, Machine, Record, RunRecord
+
+READ_LIMIT_S = 10.0
+_PROBE_NEEDS = ("name", "order", "is_available", "read", "visible_devices")
+
+
+class Worker:
+    """Does one job at a time on a thread of its own, so that a plugin that hangs delays nothing.
+
+    A job that does not end leaves the thread behind; no other is begun before it has.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[], None]]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.busy_since_s: float | None = None
+
+    def begin(self, job: Callable[[], Any], then: Callable[[], None]) -> None:
+        """Begin a job, unless one is going on; `then` is called on the thread when its result is there."""
+        if self.busy_since_s is not None:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"backprop-{self._name}", daemon=True)
+            self._thread.start()
+        self.busy_since_s = now_s()
+        self._jobs.put((job, then))
+
+    def take(self) -> Any | None:
+        """Return the result of the job that has ended since, or None."""
+        try:
+            result = self._results.get_nowait()
+        except queue.Empty:
+            return None
+        self.busy_since_s = None
+        return result
+
+    def is_late(self) -> bool:
+        """Tell whether the job takes longer than a reading may."""
+        return self.busy_since_s is not None and now_s() - self.busy_since_s > READ_LIMIT_S
+
+    def _work(self) -> None:
+        while True:
+            job, then = self._jobs.get()
+            self._results.put(job())
+            then()
+
+
+class Reading(Record, frozen=True):
+    """What a probe read, or why it could not."""
+
+    gpus: tuple[Gpu, ...] | None = None
+    error: str | None = None
+    taken_at: float = 0.0
+
+
+class ProbeReader:
+    """Reads a probe off the main thread; `latest` is the last reading that came."""
+
+    def __init__(self, probe: GpuProbe) -> None:
+        self.probe = probe
+        self.latest = Reading()
+        self._worker = Worker("probe")
+
+    def begin(self, then: Callable[[], None]) -> None:
+        """Begin a reading, unless one is going on."""
+        self._worker.begin(self._read_now, then)
+
+    def take(self) -> Reading | None:
+        """Return the reading that has come since, or why there is none in time; None while there is no news."""
+        if reading := self._worker.take():
+            self.latest = reading
+            return self.latest
+        if self._worker.is_late():
+            return Reading(
+                error=f"{self.probe.name} did not answer within {READ_LIMIT_S:g} s", taken_at=now_s()
+            )
+        return None
+
+    def read(self, limit_s: float = READ_LIMIT_S) -> tuple[Gpu, ...]:
+        """Read once and wait for it.
+
+        :raises ProbeError: when the probe cannot read, or did not answer in time.
+        """
+        there = threading.Event()
+        self.begin(there.set)
+        reading = self.take() if there.wait(limit_s) else None
+        if reading is None:
+            raise ProbeError(f"{self.probe.name} did not answer within {limit_s:g} s")
+        if reading.gpus is None:
+            raise ProbeError(f"{self.probe.name}: {reading.error}")
+        return reading.gpus
+
+    def _read_now(self) -> Reading:
+        value, failure = guarded(self.probe.name, "read", self.probe.read)
+        if failure is None and not _are_gpus(value):
+            error = f"the probe answered {type(value).__name__}, not GPUs"
+            return Reading(error=error, taken_at=now_s())
+        return Reading(
+            gpus=None if failure else tuple(value), error=failure.error if failure else None, taken_at=now_s()
+        )
+
+
+def _are_gpus(value: object) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(item, Gpu) for item in value)
+
+
+def measure(gpus: Sequence[Gpu] | None, folder: Path) -> Machine:
+    """Measure the host now and put it together with a reading of the GPUs."""
+    return Machine(
+        host=read_host(),
+        gpus=None if gpus is None else tuple(gpus),
+        taken_at=now_s(),
+        disk_free_mb=disk_free_mb(folder),
+    )
+
+
+class Sample(Record, frozen=True):
+    """One look at the machine during a run, and what the rules say to it."""
+
+    machine: Machine
+    answers: tuple[Answer, ...]
+    at_s: float
+
+
+class Monitor:
+    """Looks at the machine during a run and asks the rules, off the main thread.
+
+    The host is measured afresh for every sample; of the GPUs the latest reading counts, unless it is stale.
+
+    :param gpu_ids: The run's own GPUs.
+    :param tree: Lists the pids of the run's processes.
+    """
+
+    def __init__(  # the parts of a sample
+        self,
+        plugins: Plugins,
+        reader: ProbeReader,
+        gpu_ids: Collection[str],
+        folder: Path,
+        tree: Callable[[], Collection[int]],
+    ) -> None:
+        self._plugins = plugins
+        self._reader = reader
+        self._gpu_ids = frozenset(gpu_ids)
+        self._folder = folder
+        self._tree = tree
+        self._worker = Worker("monitor")
+        self._said: set[str] = set()
+
+    def begin(self, record: RunRecord, wake: Callable[[], None]) -> None:
+        """Begin a sample, and the next reading of the GPUs, unless they are going on."""
+        if self._gpu_ids:
+            self._reader.begin(wake)
+        self._worker.begin(lambda: self._sample(record), wake)
+
+    def take(self) -> Sample | None:
+        """Return the sample that has come since, or None."""
+        sample: Sample | None = self._worker.take()
+        return sample
+
+    def news(self) -> str | None:
+        """Say what is wrong with the measuring, each thing once."""
+        reading = self._reader.take() if self._gpu_ids else None
+        problem = reading.error if reading else None
+        if problem is None and self._worker.is_late():
+            problem = f"a rule did not answer within {READ_LIMIT_S:g} s; it is not asked until it does"
+        if problem is None or problem in self._said:
+            return None
+        self._said.add(problem)
+        return problem
+
+    def _sample(self, record: RunRecord) -> Sample:
+        machine = measure(self._own_gpus(), self._folder)
+        machine = msgspec.structs.replace(machine, run_vram_mb=self._run_vram_mb(machine.gpus or ()))
+        answers = self._plugins.ask("backprop_govern", run=record, machine=machine)
+        return Sample(machine=machine, answers=tuple(answers), at_s=now_s())
+
+    def _own_gpus(self) -> tuple[Gpu, ...]:
+        latest = self._reader.latest
+        if latest.gpus is None or now_s() - latest.taken_at > READ_LIMIT_S:
+            return ()
+        return tuple(gpu for gpu in latest.gpus if gpu.id in self._gpu_ids)
+
+    def _run_vram_mb(self, gpus: Sequence[Gpu]) -> float | None:
+        tables = [gpu.process_vram_mb for gpu in gpus if gpu.process_vram_mb is not None]
+        if not tables:
+            return None
+        tree = self._tree()
+        return sum(table.get(pid, 0.0) for table in tables for pid in tree)
+
+
+def choose_probe(
+    plugins: Plugins, wanted: str, tell: Callable[[str], None]
+) -> tuple[ProbeReader, tuple[Gpu, ...]]:
+    """Choose the GPU probe and take its first reading.
+
+    :param wanted: A probe's name, or "auto" for the first by order that works; one that fails or hangs
+        at its first reading is passed over, aloud.
+    :raises UsageError: for a name that is not installed.
+    :raises ProbeError: when a probe that was asked for by name does not work.
+    """
+    probes = sorted(plugins.parts("backprop_gpu_probe", _PROBE_NEEDS), key=lambda probe: probe.order)
+    if wanted != "auto":
+        probe = named(probes, wanted, "GPU probe", "gpu.probe")
+        available, _ = guarded(wanted, "is_available", probe.is_available)
+        if not available:
+            raise ProbeError(f"the GPU probe {wanted} does not work here", "use --gpu-probe auto or none")
+        reader = ProbeReader(probe)
+        return reader, reader.read()
+    for probe in probes:
+        available, failure = guarded(probe.name, "is_available", probe.is_available)
+        if failure:
+            tell(str(failure))
+        if not available:
+            continue
+        reader = ProbeReader(probe)
+        try:
+            return reader, reader.read()
+        except ProbeError as error:
+            tell(f"passing over the GPU probe {error.message}")
+    raise ProbeError("no GPU probe works here", "is the built-in probe `none` blocked?")
+
+
+def named(parts: Sequence[Any], wanted: str, what: str, setting: str) -> Any:
+    """Pick a part by its name.
+
+    :raises UsageError: when it is not installed, with the installed ones and a close match.
+    """
+    for part in parts:
+        if part.name == wanted:
+            return part
+    names = sorted(part.name for part in parts)
+    close = difflib.get_close_matches(wanted, names, 1)
+    hint = f'did you mean "{close[0]}"? ' if close else ""
+    raise UsageError(
+        f'no {what} named "{wanted}" is installed ({setting})',
+        f"{hint}installed: {', '.join(names) or 'none'}",
+    )
+
+
+def visible_devices(probe: GpuProbe, gpus: Sequence[Gpu]) -> Mapping[str, str]:
+    """Return the environment that confines a process to these GPUs, in this order."""
+    joined: dict[str, str] = {}
+    for gpu in gpus:
+        for name, value in probe.visible_devices(gpu).items():
+            is_list = name.endswith("_DEVICES") and name in joined
+            joined[name] = f"{joined[name]},{value}" if is_list else value
+    return joined

@@ -1,0 +1,125 @@
+"""What every command that deals with runs works with: settings, plugins, storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import UsageError
+from .interfaces import Storage
+from .machine import named
+from .plugins import Plugins, Wanted
+from .plugins import load as load_plugins
+from .records import EMPTY, Record
+from .settings import Resolved, home_folder, resolve
+
+_STORAGE_NEEDS = ("name", "schemes", "open")
+
+
+class Ask(Record, frozen=True):
+    """What the command line asks for. None and empty mean that nothing was said.
+
+    `flags` maps dotted settings to values; `assignments` are the texts of `--set`.
+    """
+
+    script: Path | None = None
+    module: str | None = None
+    arguments: tuple[str, ...] = ()
+    name: str | None = None
+    run_id: str | None = None
+    resume_from: Path | None = None
+    flags: Mapping[str, Any] = EMPTY
+    assignments: tuple[str, ...] = ()
+    config: Path | None = None
+    plugins: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    with_local_plugins: bool = True
+    force: bool = False
+    detach: bool = False
+
+
+class Opened(Record, frozen=True):
+    """What every command that deals with runs works with."""
+
+    resolved: Resolved
+    plugins: Plugins
+    storage: Storage
+    home: Path
+
+
+def open_all(
+    ask: Ask,
+    environ: Mapping[str, str],
+    *,
+    script: Path | None = None,
+    recorded: Mapping[str, Any] = EMPTY,
+) -> Opened:
+    """Resolve the settings, load the plugins, and open the storage.
+
+    :param script: Where a project file and a `backprop_plugins.py` may stand beside; None for commands
+        that run nothing, which then load no local plugins.
+    """
+    cwd = Path.cwd()
+    place = cwd / script if script else None
+    resolved = resolve(
+        environ=environ,
+        cwd=cwd,
+        script=place,
+        config=ask.config,
+        recorded=recorded,
+        flags=ask.flags,
+        assignments=ask.assignments,
+    )
+    resolved = _with_plugin_choices(resolved, ask)
+    plugins = load(resolved, ask, environ, place.parent if place else None)
+    storage, home = open_storage(plugins, resolved, environ)
+    return Opened(resolved=resolved, plugins=plugins, storage=storage, home=home)
+
+
+def _with_plugin_choices(resolved: Resolved, ask: Ask) -> Resolved:
+    """Make `--plugin` and `--no-plugin` part of the settings, so that `resume` and the agent know them."""
+    chosen = (*resolved.settings.plugins, *ask.plugins, *(f"no:{name}" for name in ask.blocked))
+    settings = msgspec.structs.replace(resolved.settings, plugins=tuple(dict.fromkeys(chosen)))
+    return msgspec.structs.replace(resolved, settings=settings)
+
+
+def load(resolved: Resolved, ask: Ask, environ: Mapping[str, str], script_folder: Path | None) -> Plugins:
+    """Load the plugins that the settings and the command line ask for."""
+    chosen = resolved.settings.plugins
+    folders = [folder for folder in (resolved.project_root, script_folder) if folder]
+    wants_local = ask.with_local_plugins and script_folder is not None
+    plugins = load_plugins(
+        Wanted(
+            modules=tuple(name for name in chosen if not name.startswith("no:")),
+            blocked=frozenset(name.removeprefix("no:") for name in chosen if name.startswith("no:")),
+            folders=tuple(folders) if wants_local else (),
+            search=(*folders, Path.cwd()),
+            with_others=environ.get("BACKPROP_DISABLE_PLUGIN_AUTOLOAD") != "1",
+        )
+    )
+    plugins.ask("backprop_configure", settings=resolved.settings)
+    return plugins
+
+
+def open_storage(plugins: Plugins, resolved: Resolved, environ: Mapping[str, str]) -> tuple[Storage, Path]:
+    """Open the storage that the `storage` setting names, by name or by URL scheme."""
+    wanted = resolved.settings.storage
+    backends = plugins.parts("backprop_storage_backend", _STORAGE_NEEDS)
+    scheme, is_url, _ = wanted.partition(":")
+    home = home_folder(environ)
+    if is_url:
+        for backend in backends:
+            if scheme in backend.schemes:
+                return backend.open(wanted, home), home
+        known = sorted(scheme for backend in backends for scheme in backend.schemes)
+        raise UsageError(f"no storage for {scheme!r} URLs is installed", f"installed: {', '.join(known)}")
+    return named(backends, wanted, "storage", "storage").open(None, home), home
+
+
+def close(opened: Opened) -> None:
+    """Let go of the storage and tell the plugins that the command is over."""
+    opened.storage.close()
+    opened.plugins.ask("backprop_unconfigure", settings=opened.resolved.settings)

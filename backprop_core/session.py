@@ -1,0 +1,131 @@
+"""The story of a run, from the request to the result, readable from top to bottom.
+
+`run` resolves the settings, loads the plugins, describes the script without running it, and hands the run to
+its agent: this very process in the foreground, another one with `--detach` or another launcher.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import attempt, registry
+from .attempt import Order, Result
+from .errors import RefusedError
+from .following import View
+from .launching import before, choose_launcher, launch, launch_plan
+from .opening import Ask, Opened, close, open_all
+from .orders import DRY, new_order, order_for, recall, resume_order
+from .records import Record
+
+
+class DryRun(Record, frozen=True):
+    """Everything up to the launch: the verdict, the command line, and what the environment would gain."""
+
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: Path
+    framework: str | None
+    gpus: tuple[str, ...] = ()
+    memory_layer: str | None = None
+    launcher: str | None = None
+
+
+def run(ask: Ask, view: View, environ: Mapping[str, str]) -> Result:
+    """Start a new run and follow it to its end.
+
+    :raises BackpropError: with the exit code that fits; then nothing was recorded.
+    """
+    opened = open_all(ask, environ, script=ask.script)
+    try:
+        order = new_order(ask, opened, environ)
+        return hand_over(order, opened, view)
+    finally:
+        close(opened)
+
+
+def resume(reference: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Result:
+    """Add an attempt to a run that has ended, from its last valid checkpoint.
+
+    :raises BackpropError: with the exit code that fits; then the record is as it was.
+    """
+    record = recall(reference, ask, environ)
+    opened = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
+    try:
+        order = resume_order(record, ask, opened, environ, view)
+        return hand_over(order, opened, view)
+    finally:
+        close(opened)
+
+
+def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Result:
+    """Take up a run that was handed over, in this process."""
+    asked = open_all(ask, environ)
+    record = registry.find(asked.storage, run_id)
+    close(asked)
+    opened = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
+    try:
+        resumed_from = record.attempts[-1].resumed_from if record.attempts else None
+        lock = registry.hold(registry.make_folder(opened.home, record.id))
+        checkpoint = Path(resumed_from) if resumed_from else None
+        order = order_for(record, ask, opened, environ, checkpoint, lock)
+        try:
+            return attempt.run(order, opened.plugins, opened.storage, view)
+        except RefusedError:
+            attempt.put_back(opened.storage, record.id, before(record))
+            raise
+    finally:
+        close(opened)
+
+
+def dry_run(ask: Ask, view: View, environ: Mapping[str, str], *, reference: str | None = None) -> DryRun:
+    """Go as far as the launch, and tell what would be launched; nothing is recorded."""
+    if reference is None:
+        opened = open_all(ask, environ, script=ask.script)
+        order = new_order(ask, opened, environ, is_dry=True)
+    else:
+        record = recall(reference, ask, environ)
+        opened = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
+        order = resume_order(record, ask, opened, environ, view, is_dry=True)
+    try:
+        return rehearse(order, opened, view)
+    finally:
+        close(opened)
+
+
+def hand_over(order: Order, opened: Opened, view: View) -> Result:
+    """Run the attempt in this process, or have a launcher start an agent for it."""
+    assert order.lock != DRY
+    try:
+        for warning in opened.plugins.warnings:
+            view.tell(warning)
+        if not order.is_detached and opened.resolved.settings.launcher == "local":
+            return attempt.run(order, opened.plugins, opened.storage, view)
+        return launch(order, opened, choose_launcher(opened))
+    finally:
+        os.close(order.lock)
+        if opened.storage.get(order.record.id) is None:
+            registry.forget_folder(registry.run_folder(order.home, order.record.id))
+
+
+def rehearse(order: Order, opened: Opened, view: View) -> DryRun:
+    """Measure, judge and prepare, and start nothing."""
+    door = attempt.admission(order, opened.plugins, view)
+    weighed = door.look()
+    gpus = door.choose(weighed)
+    job = attempt.prepare(order, gpus, door.probe, opened.plugins)
+    is_local = opened.resolved.settings.launcher == "local"
+    return DryRun(
+        reasons=weighed.verdict.reasons,
+        warnings=weighed.verdict.warnings,
+        command=job.argv,
+        environment={name: text for name, text in job.environment.items() if order.environ.get(name) != text},
+        cwd=job.cwd,
+        framework=order.framework.name if order.framework else None,
+        gpus=tuple(f"{gpu.index} ({gpu.name or gpu.id})" for gpu in gpus),
+        memory_layer=attempt.memory_layer(order, gpus),
+        launcher=None if is_local else choose_launcher(opened).render(launch_plan(order)),
+    )

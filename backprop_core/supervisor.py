@@ -1,0 +1,372 @@
+"""The core's end of a running attempt: the keeper, the output pipe, signals, and the ticking of watchers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from .clock import now_s
+from .errors import BackpropError
+from .identity import descendants
+from .records import ProcessExit, Record
+
+PIPE_BYTES = 256 * 1024
+READ_BYTES = 256 * 1024
+DRAIN_S = 2.0
+TERM_S = 5.0
+STOP_SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "the terminal was closed",
+}
+
+
+class Job(Record, frozen=True):
+    """What the keeper is to start and hold. `locks` are descriptors that stay open as long as it lives."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: Path
+    limit_s: float
+    grace_s: float
+    max_pause_s: float
+    time_box_file: Path
+    locks: tuple[int, ...] = ()
+
+
+class Ending(Record, frozen=True):
+    """How an attempt ended.
+
+    `why` is what we initiated before the script ended: "time box", "pause limit" or the word given to
+    `Control.stop`; None when it ended by itself. `message` tells why it did not start, `exit` is None then.
+    """
+
+    exit: ProcessExit | None
+    why: str | None = None
+    message: str | None = None
+
+
+class Control(Protocol):
+    """What a sink may ask of the running script."""
+
+    def pause(self, cause: str) -> None:
+        """Pause for a cause; several may hold at once."""
+
+    def release(self, cause: str | None) -> None:
+        """Take a cause back (None: all); the script continues when none is left."""
+
+    def stop(self, why: str) -> None:
+        """Begin the stop ladder."""
+
+    def extend(self, seconds: float) -> None:
+        """Move the end of the time box."""
+
+
+class Sink(Protocol):
+    """What a running attempt is reported to; all calls come from the supervising thread."""
+
+    def started(self, control: Control, keeper: int, pid: int, deadline_s: float) -> None: ...
+    def output(self, data: bytes) -> None: ...
+    def paused(self, causes: Sequence[str]) -> None: ...
+    def continued(self, deadline_s: float) -> None: ...
+    def stopping(self, why: str, rung: str) -> None: ...
+    def tick(self) -> float:
+        """Look at requests and measurements; returns how many seconds may pass until the next call."""
+        ...
+
+    def suspended(self) -> None:
+        """The person pressed Ctrl-Z: let go of the terminal."""
+
+    def resumed(self) -> None:
+        """The person brought us back with `fg`."""
+
+
+class Supervisor:
+    """Supervises one attempt in the calling thread, which must be the main one."""
+
+    def __init__(self, job: Job, sink: Sink, *, on_hangup: bool = True) -> None:
+        self._job = job
+        self._sink = sink
+        self._on_hangup = on_hangup
+        self._sent = b""
+        self._received = b""
+        self._interrupts = 0
+        self._pid: int | None = None
+        self._ending = Ending(exit=None)
+        self._is_gone = False
+        self._is_drained = False
+        self._is_over = False
+        self._is_suspending = False
+
+    # --- what a sink may ask for ---
+
+    def pause(self, cause: str) -> None:
+        self._tell(do="pause", cause=cause)
+
+    def release(self, cause: str | None) -> None:
+        self._tell(do="continue", cause=cause)
+
+    def stop(self, why: str) -> None:
+        self._tell(do="stop", why=why)
+
+    def extend(self, seconds: float) -> None:
+        self._tell(do="extend", seconds=seconds)
+
+    def wake(self) -> None:
+        """Bring the next tick forward; may be called from any thread."""
+        with suppress(OSError):
+            self._wakeup[1].send(b"\0")
+
+    # --- the story ---
+
+    def run(self) -> Ending:
+        """Start the script, follow it to its end, and return when nothing of it is left."""
+        with _signals(self._on_hangup) as self._wakeup:
+            self._start_keeper()
+            try:
+                self._follow()
+            finally:
+                self._control.close()
+                os.close(self._output)
+            self._reap_keeper()
+        return self._ending
+
+    def _start_keeper(self) -> None:
+        read_end, write_end = os.pipe()
+        ours, theirs = socket.socketpair()
+        with suppress(OSError):  # a user's pipes may take 64 MiB in all; the default of 64 KiB works too
+            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        inherited = (theirs.fileno(), read_end, write_end, *self._job.locks)
+        _become_subreaper()
+        self._keeper = _spawn(keeper_command(theirs.fileno()), inherited)
+        theirs.close()
+        os.close(write_end)
+        self._output, self._control = read_end, ours
+        self._plan(read_end, write_end)
+        ours.setblocking(False)
+        os.set_blocking(read_end, False)
+
+    def _plan(self, read_end: int, write_end: int) -> None:
+        job = self._job
+        plan = {
+            "argv": job.argv,
+            "env": dict(job.environment),
+            "cwd": str(job.cwd),
+            "output": write_end,
+            "drain": read_end,
+            "locks": job.locks,
+            "limit_s": job.limit_s,
+            "grace_s": job.grace_s,
+            "term_s": TERM_S,
+            "max_pause_s": job.max_pause_s,
+            "time_box_file": str(job.time_box_file),
+        }
+        with suppress(OSError):  # a keeper that died at once is noticed when its end of the socket closes
+            self._control.sendall(msgspec.json.encode(plan) + b"\n")
+
+    def _follow(self) -> None:
+        poll = select.poll()
+        poll.register(self._output, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wakeup[0], select.POLLIN)
+        next_tick_s = now_s()
+        while not self._is_over:
+            ready = dict(poll.poll(max(0.0, next_tick_s - now_s()) * 1000 if self._pid else None))
+            if self._wakeup[0].fileno() in ready and self._on_signals():
+                next_tick_s = 0.0
+            if self._output in ready and not self._read_output():
+                poll.unregister(self._output)
+            if self._control.fileno() in ready:
+                self._on_messages()
+            if self._pid is not None and now_s() >= next_tick_s:
+                next_tick_s = now_s() + self._sink.tick()
+        self._read_rest()
+
+    def _read_output(self) -> bool:
+        """Read what there is; False at the end of the pipe."""
+        try:
+            data = os.read(self._output, READ_BYTES)
+        except BlockingIOError:
+            return True
+        if not data:
+            self._is_drained = True
+            return False
+        self._sink.output(data)
+        return True
+
+    def _on_messages(self) -> None:
+        try:
+            data = self._control.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._on_keeper_gone()
+            return
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            self._on_message(msgspec.json.decode(line))
+
+    def _on_message(self, said: Mapping[str, Any]) -> None:
+        match said["is"]:
+            case "started":
+                self._pid = said["pid"]
+                self._sink.started(self, self._keeper, said["pid"], said["deadline"])
+            case "failed":
+                self._ending = Ending(exit=None, message=said["message"])
+            case "paused":
+                self._sink.paused(said["causes"])
+                self._suspend_if_asked()
+            case "continued":
+                self._sink.continued(said["deadline"])
+            case "extended":
+                self._sink.continued(said["deadline"])
+            case "stopping":
+                self._sink.stopping(said["why"], said["rung"])
+            case "exited":
+                exited = ProcessExit(code=said["code"], signal=said["signal"])
+                self._ending = Ending(exit=exited, why=said["why"])
+            case "gone":
+                self._is_gone = True
+
+    def _on_keeper_gone(self) -> None:
+        """The keeper's end closed: it has finished, or it was killed and what is left has come to us."""
+        self._is_over = True
+        if self._is_gone:
+            return
+        if self._pid is None and self._ending.message is None:
+            self._ending = Ending(exit=None, message="the keeper process did not start")
+        elif self._ending.exit is None and self._pid is not None:
+            self._ending = Ending(exit=ProcessExit(signal=signal.SIGKILL), message="the keeper was killed")
+        end_descendants(os.getpid(), spare={self._keeper})
+
+    def _read_rest(self) -> None:
+        """Read what is left in the pipe; somebody outside the tree may hold it open, so not for ever."""
+        end_s = now_s() + DRAIN_S
+        while not self._is_drained and now_s() < end_s:
+            ready, _, _ = select.select([self._output], [], [], max(0.0, end_s - now_s()))
+            if ready:
+                self._read_output()
+
+    def _reap_keeper(self) -> None:
+        with suppress(ChildProcessError):
+            os.waitpid(self._keeper, 0)
+
+    # --- signals ---
+
+    def _on_signals(self) -> bool:
+        """Serve the signals that came; True when one of the bytes only asked for a tick."""
+        try:
+            numbers = self._wakeup[0].recv(4096)
+        except BlockingIOError:
+            return False
+        for number in numbers:
+            match number:
+                case signal.SIGINT:
+                    self._on_interrupt()
+                case signal.SIGTERM | signal.SIGHUP:
+                    self.stop(STOP_SIGNALS[signal.Signals(number)])
+                case signal.SIGTSTP:
+                    self._is_suspending = True
+                    self.pause("Ctrl-Z")
+        return 0 in numbers
+
+    def _on_interrupt(self) -> None:
+        """First a graceful stop, then SIGTERM to the tree, then SIGKILL."""
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self.stop("Ctrl-C")
+        else:
+            self._tell(do="terminate" if self._interrupts == 2 else "kill")
+
+    def _suspend_if_asked(self) -> None:
+        if not self._is_suspending:
+            return
+        self._is_suspending = False
+        self._sink.suspended()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.release("Ctrl-Z")  # we are here again: somebody typed `fg`
+        self._sink.resumed()
+
+    def _tell(self, **message: Any) -> None:
+        with suppress(OSError):  # a keeper that is gone is noticed by its socket
+            self._control.sendall(msgspec.json.encode(message) + b"\n")
+
+
+def keeper_command(descriptor: int) -> tuple[str, ...]:
+    """Return the keeper's command line: isolated, without site-packages, so that it starts at once."""
+    keeper = str(Path(__file__).with_name("keeper.py"))
+    return (sys.executable, "-I", "-S", "-B", keeper, str(descriptor))
+
+
+def _spawn(argv: Sequence[str], inherited: Sequence[int]) -> int:
+    for descriptor in inherited:
+        os.set_inheritable(descriptor, True)
+    try:
+        return os.posix_spawn(
+            argv[0], list(argv), os.environ, setsid=True, setsigmask=[], setsigdef=[signal.SIGPIPE]
+        )
+    except OSError as error:
+        raise BackpropError(f"the keeper process does not start: {error}") from error
+    finally:
+        for descriptor in inherited:
+            os.set_inheritable(descriptor, False)
+
+
+@contextmanager
+def _signals(on_hangup: bool) -> Iterator[tuple[socket.socket, socket.socket]]:  # noqa: FBT001
+    """Turn the signals we serve into bytes on a socket while the block runs.
+
+    SIGHUP is left alone where it was ignored from the start (nohup), or on request.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    served = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP]
+    if on_hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        served.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: None) for number in served}
+    old_wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield ours, theirs
+    finally:
+        signal.set_wakeup_fd(old_wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ours.close()
+        theirs.close()
+
+
+def _become_subreaper() -> None:
+    """Have what a killed keeper leaves behind come to us (Linux; elsewhere it is out of reach)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def end_descendants(root: int, spare: set[int]) -> None:
+    """Kill every descendant of a process until none is left, reaping those that come to us."""
+    while True:
+        left = [pid for pid in descendants(root) if pid not in spare]
+        if not left:
+            return
+        for pid in left:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with suppress(OSError):
+                os.waitpid(pid, 0)

@@ -1,0 +1,58 @@
+"""Read progress and checkpoints from the JSON objects that a script prints, one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimpl
+
+_NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
+_decode = msgspec.json.Decoder().decode
+
+
+@hookimpl
+def backprop_event_parser() -> EventParser:
+    return parse_line
+
+
+def parse_line(line: str) -> Sequence[Event] | None:
+    """Turn `{"step": 500, "loss": 0.015, ...}` or `{"event": "checkpoint_saved", "path": ...}` into an event.
+
+    Any other line is not ours. Values that are no finite numbers are handed on for the core to count and drop.
+    """
+    if not line.lstrip().startswith("{"):
+        return None
+    values = decode(line)
+    if not isinstance(values, dict):
+        return None
+    if values.get("event") == "checkpoint_saved":
+        return [CheckpointSaved(path=values.get("path", ""), step=values.get("step"))]
+    metrics = {name: value for name, value in values.items() if name not in _NAMED and is_number(value)}
+    progress = Progress(
+        step=values.get("step"),
+        total_steps=values.get("total_steps", values.get("totalSteps")),
+        epoch=values.get("epoch"),
+        loss=values.get("loss"),
+        metrics=metrics,
+    )
+    return [progress] if progress != Progress() else None
+
+
+def decode(line: str) -> Any:
+    """Decode strict JSON quickly, and what Python's json.dumps writes (NaN, Infinity) with patience."""
+    try:
+        return _decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        import json
+
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,171 @@
+"""The text of experiments.json: one JSON object, a line for each run, the newest last.
+
+Whoever else has JSON tools may read it, reformat it or add keys. Records are carried as the bytes they
+were found as; only those that are asked for are decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from backprop_core import RunRecord, StorageError
+
+from ._files import DamageError
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises: malformed, not UTF-8, nested too deeply."""
+
+_ENTRY = re.compile(r'"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"\s*:\s*(?=\{)')
+_SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}')
+_SEAL_LENGTH = len(b',"checksum":"01234567"}')
+
+
+class Glance(msgspec.Struct, rename="camel", gc=False):
+    """What choosing among records needs, read without decoding the rest of them."""
+
+    start_time: int | float = 0
+    status: str | None = None
+    schema_version: Any = 0
+
+
+_records_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_glance_at = msgspec.json.Decoder(Glance).decode
+
+
+def parse(text: bytes) -> dict[str, msgspec.Raw]:
+    """Split the file into records, by run id.
+
+    :raises DamageError: when it is not one JSON object.
+    """
+    if not text.strip():
+        raise DamageError("is empty")
+    try:
+        return _records_of(text)
+    except UNREADABLE as error:
+        return _parse_leniently(text, str(error))
+
+
+def _parse_leniently(text: bytes, reason: str) -> dict[str, msgspec.Raw]:
+    """Accept what other programs write beside strict JSON: a byte order mark, and NaN, read as null."""
+    try:
+        values = json.loads(text.decode("utf-8-sig"), parse_constant=lambda _: None)
+        if isinstance(values, dict):
+            return {run_id: msgspec.Raw(msgspec.json.encode(value)) for run_id, value in values.items()}
+    except UNREADABLE as error:
+        raise DamageError(f"is not JSON ({reason})") from error
+    raise DamageError("is not a JSON object")
+
+
+def _on_one_line(record: bytes | msgspec.Raw) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.format(bytes(record), indent=-1))
+
+
+def join(records: dict[str, msgspec.Raw]) -> bytes:
+    """Write the file's text, with each record on one line."""
+    text = _joined(records)
+    if text.count(b"\n") > len(records) + 2:
+        return _joined({run_id: _on_one_line(raw) for run_id, raw in records.items()})
+    return text
+
+
+def _joined(records: dict[str, msgspec.Raw]) -> bytes:
+    parts: list[Any] = []
+    for run_id, raw in records.items():
+        parts += (b",\n", msgspec.json.encode(run_id), b": ", raw)
+    parts[:1] = [b"{\n"]
+    parts.append(b"\n}\n")
+    return b"".join(parts)
+
+
+def salvage(text: bytes) -> dict[str, msgspec.Raw]:
+    """Take the records out of a damaged file that are still whole, before and behind the damage."""
+    found: dict[str, msgspec.Raw] = {}
+    readable = text.decode(errors="surrogateescape")
+    scan = json.JSONDecoder().raw_decode
+    for entry in _ENTRY.finditer(readable):
+        try:
+            values, end = scan(readable, entry.end())
+            if values.get("id") == entry[1]:
+                record = readable[entry.end() : end].encode(errors="surrogateescape")
+                found[entry[1]] = _on_one_line(record)
+        except UNREADABLE:
+            continue
+    return found
+
+
+def seal(record: RunRecord) -> bytes:
+    """Write a record as one line of strict JSON that ends in a checksum of what precedes it.
+
+    :raises StorageError: for text that is not Unicode and values that are not JSON.
+    """
+    values = record.to_dict()
+    values.pop("checksum", None)
+    values["metrics"] = {name: value for name, value in record.metrics.items() if math.isfinite(value)}
+    try:
+        text = msgspec.json.encode(values)
+    except (*UNREADABLE, TypeError, OverflowError) as error:
+        raise StorageError(f"run {record.id} cannot be recorded: {error}") from error
+    return b'%b,"checksum":"%08x"}' % (text[:-1], zlib.crc32(text))
+
+
+def is_intact(raw: bytes) -> bool:
+    """Tell whether a record is as it was sealed; one that another program has rewritten bears no seal."""
+    found = _SEAL.fullmatch(raw[-_SEAL_LENGTH:])
+    return found is None or int(found[1], 16) == zlib.crc32(raw[:-_SEAL_LENGTH] + b"}")
+
+
+def read_record(run_id: str, raw: bytes) -> RunRecord:
+    """Decode the record that is kept under an id.
+
+    :raises StorageError: when it is no record, a newer version's, or another run's.
+    """
+    try:
+        values = msgspec.json.decode(raw)
+    except UNREADABLE as error:
+        raise StorageError(f"the record of run {run_id} cannot be read: {error}") from error
+    if isinstance(values, dict):
+        values.pop("checksum", None)
+        values.setdefault("id", run_id)
+    try:
+        record = RunRecord.from_dict(values)
+    except StorageError as error:
+        raise StorageError(
+            f"the record of run {run_id} cannot be read: {error.message}", error.hint
+        ) from error
+    if record.id != run_id:
+        raise StorageError(f"the record of run {run_id} names another run, {record.id!r}")
+    return record
+
+
+def is_newer(raw: msgspec.Raw, than: RunRecord) -> bool:
+    """Tell whether a record was written by a version that knows more than this one does."""
+    version, known = glance(raw).schema_version, than.to_dict()["schemaVersion"]
+    return not isinstance(version, int) or version > known
+
+
+def glance(raw: msgspec.Raw) -> Glance:
+    """Look at a record's state and time; what is no record has the defaults."""
+    try:
+        return _glance_at(raw)
+    except UNREADABLE:
+        return Glance()
+
+
+def newest_first(records: dict[str, msgspec.Raw], states: Collection[str] = ()) -> list[str]:
+    """Order run ids by start; of two that started together the one further down in the file comes first."""
+    try:
+        glances = [_glance_at(raw) for raw in records.values()]
+    except UNREADABLE:
+        glances = [glance(raw) for raw in records.values()]
+    starts = [seen.start_time for seen in glances]
+    chosen = [place for place, seen in enumerate(glances) if not states or seen.status in states]
+    chosen.sort(key=starts.__getitem__)
+    ids = list(records)
+    return [ids[place] for place in reversed(chosen)]

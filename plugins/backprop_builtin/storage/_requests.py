@@ -1,0 +1,80 @@
+"""What is asked of a live run, in `control`: a line for each request, blanked out when it is taken."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from backprop_core import Intent, StorageError
+
+from ._files import LockBusyError, explained, locked, write_all
+from ._records import UNREADABLE
+from ._run_folders import REQUESTS, RunFolders
+
+_TAKE_WAIT_S = 0.05
+"""A supervisor that polls comes back soon; it must not stand still for somebody who holds the lock."""
+
+_decode = msgspec.json.Decoder(Intent).decode
+
+
+class Requests:
+    """The requests of all runs."""
+
+    def __init__(self, folders: RunFolders, lock_wait_s: float) -> None:
+        self._folders = folders
+        self._lock_wait_s = lock_wait_s
+
+    def post(self, run_id: str, intent: Intent) -> None:
+        """Leave a request."""
+        values = {name: value for name, value in msgspec.to_builtins(intent).items() if value is not None}
+        line = msgspec.json.encode(values) + b"\n"
+        self._folders.make(run_id)
+        path = self._folders.path_of(run_id, REQUESTS)
+        with locked(path, self._lock_wait_s) as descriptor, explained("write", path):
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            try:
+                # The line end comes first too: a poster that was killed may have left half a line.
+                write_all(descriptor, b"\n" + line if end else line)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+
+    def take(self, run_id: str) -> Intent | None:
+        """Take the oldest request; None also while somebody else is busy with them."""
+        path = self._folders.path_of(run_id, REQUESTS)
+        try:
+            if os.stat(path).st_size == 0:
+                return None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            with locked(path, _TAKE_WAIT_S) as descriptor, explained("write", path):
+                return _take_line(descriptor)
+        except LockBusyError:
+            return None
+
+
+def _take_line(descriptor: int) -> Intent | None:
+    """Blank the oldest line out in place, so that a kill at any moment leaves the others as they are."""
+    text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    position = 0
+    taken: Intent | None = None
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            if taken is not None:
+                return taken
+            os.pwrite(descriptor, b" " * (len(line) - 1) + b"\n", position)
+            taken = _intent(line)
+        position += len(line)
+    os.ftruncate(descriptor, 0)
+    return taken
+
+
+def _intent(line: bytes) -> Intent | None:
+    try:
+        return _decode(line)
+    except UNREADABLE:
+        return None

@@ -1,0 +1,100 @@
+"""The folders `runs/<id>/` beside the records: one for each run, with a copy of its record."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from backprop_core import StorageError
+
+from ._files import DamageError, explained, is_leftover, make_private_folder, read_plain_file, replace_file
+from ._records import UNREADABLE
+
+COPY = "run.json"
+SERIES = "metrics.jsonl"
+REQUESTS = "control"
+KNOWN_FILES = frozenset({COPY, SERIES, REQUESTS, "lock", "output.log", "agent.log", "time-box.json"})
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_run_id(text: str) -> bool:
+    """Tell whether a text may name a run, and so a folder."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+class RunFolders:
+    """Where each run keeps its files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path_of(self, run_id: str, name: str = "") -> str:
+        """Name the run's folder, or a file in it.
+
+        :raises StorageError: for what is no run id, before it becomes part of any path.
+        """
+        if not is_run_id(run_id):
+            raise StorageError(
+                f"{run_id!r} is not a run id",
+                "give up to 128 letters, digits, dots, dashes and underscores, a letter or digit first",
+            )
+        return f"{self.root}/{run_id}/{name}" if name else f"{self.root}/{run_id}"
+
+    def make(self, run_id: str) -> None:
+        """Make the run's folder unless it is there."""
+        folder = Path(self.path_of(run_id))
+        with explained("make", folder):
+            make_private_folder(folder)
+
+    def save_copy(self, run_id: str, line: bytes) -> None:
+        """Keep the record's copy; durable on return."""
+        self.make(run_id)
+        path = Path(self.path_of(run_id, COPY))
+        with explained("write", path):
+            replace_file(path, line + b"\n")
+
+    def has_copies(self) -> bool:
+        """Tell whether there is anything to rebuild records from."""
+        return any(os.path.lexists(self.path_of(run_id, COPY)) for run_id in self._ids())
+
+    def copies(self) -> tuple[dict[str, msgspec.Raw], list[str]]:
+        """Read every copy, by run id; and name those that cannot be read."""
+        found: dict[str, msgspec.Raw] = {}
+        unreadable: list[str] = []
+        for run_id in self._ids():
+            path = self.path_of(run_id, COPY)
+            try:
+                line = read_plain_file(path)
+                if line is not None:
+                    found[run_id] = _as_record(line)
+            except (OSError, DamageError) as error:
+                unreadable.append(f"{path} cannot be read: {error}")
+        return found, unreadable
+
+    def _ids(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.root) if is_run_id(name))
+        except FileNotFoundError:
+            return []
+
+    def remove(self, run_id: str) -> None:
+        """Remove the files that Backprop makes, and the folder if nothing else is in it."""
+        folder = Path(self.path_of(run_id))
+        with explained("empty", folder), suppress(FileNotFoundError):
+            for name in os.listdir(folder):
+                if name in KNOWN_FILES or is_leftover(name, COPY):
+                    (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody keeps files of their own in it
+                folder.rmdir()
+
+
+def _as_record(line: bytes) -> msgspec.Raw:
+    try:
+        msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+        return msgspec.Raw(msgspec.json.format(line, indent=-1))
+    except UNREADABLE as error:
+        raise DamageError(f"is not a record ({error})") from error

@@ -1,0 +1,526 @@
+"""experiments.json under kills, full disks, failing system calls, damage and forged files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from backprop_builtin.storage._run_folders import RunFolders
+from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
+from backprop_core import Progress, RunRecord, RunState, StorageError
+
+LIMIT_S = 60.0
+IDS = [f"r{number}" for number in range(5)]
+
+CHILD = r"""
+import json, os, resource, signal, sys, time
+from pathlib import Path
+from backprop_builtin.storage._files import locked
+from backprop_builtin.storage.json_file import JsonBackend
+from backprop_core import Intent, Progress, RunRecord, RunState, StorageError
+
+home = Path(sys.argv[2])
+
+def record(run_id, **fields):
+    return RunRecord(id=run_id, script_path="/x.py", status=RunState.RUNNING, start_time=1, **fields)
+
+def say(text):
+    os.write(1, text.encode() + b"\n")
+
+def try_to_save(storage, run_id, **fields):
+    try:
+        storage.save(record(run_id, **fields))
+    except StorageError as error:
+        say("refused " + " ".join(str(error).split()))
+    else:
+        say("saved " + run_id)
+
+def save_many(prefix, count):
+    storage = JsonBackend().open(None, home)
+    for number in range(int(count)):
+        storage.save(record(f"{prefix}-{number}"))
+
+def killed_again_and_again(rounds):
+    # One process forks every writer, so that a kill costs no interpreter start.
+    acknowledged, bad = [], []
+    for turn in range(int(rounds)):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            storage = JsonBackend().open(None, home)
+            number = 0
+            while True:
+                run_id = f"w{turn}-{number}"
+                storage.save(record(run_id))
+                os.write(writer, run_id.encode() + b"\n")
+                number += 1
+        os.close(writer)
+        text = b""
+        while text.count(b"\n") < 1 + turn % 3:
+            text += os.read(reader, 4096)
+        time.sleep(turn * 7 % 30 / 10000)  # falls on another step of the save in every turn
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        while more := os.read(reader, 4096):
+            text += more
+        os.close(reader)
+        acknowledged += text.decode().split("\n")[:-1]
+        try:
+            there = json.loads((home / "experiments.json").read_text())
+        except ValueError as error:
+            bad.append(f"turn {turn}: {error}")
+        else:
+            bad += [f"turn {turn}: {run_id} is lost" for run_id in acknowledged if run_id not in there]
+    say(json.dumps({"acknowledged": len(acknowledged), "bad": bad}))
+
+def hold_the_lock():
+    with locked(str(home / "experiments.json.lock"), 5.0):
+        say("held")
+        sys.stdin.readline()
+
+def run_out_of_space(bytes_left):
+    storage = JsonBackend().open(None, home)
+    size = (home / "experiments.json").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + int(bytes_left), resource.RLIM_INFINITY))
+    try_to_save(storage, "big", name="x" * 100_000)
+
+def leave_no_mode_to_chance():
+    os.umask(0)
+    storage = JsonBackend().open(None, home)
+    storage.save(record("r"))
+    storage.append_metrics("r", [])
+    storage.post("r", Intent(kind="stop"))
+    (home / "experiments.json").write_text("{")
+    storage.runs()
+
+def save_when_told():
+    try:
+        import ctypes
+        ctypes.CDLL(None).prctl(0x59616D61, -1, 0, 0, 0)  # PR_SET_PTRACER: whoever wants to trace
+    except (OSError, AttributeError):
+        pass
+    storage = JsonBackend().open(None, home)
+    storage.save(record("first"))
+    say("ready")
+    sys.stdin.readline()
+    try_to_save(storage, "second")
+
+globals()[sys.argv[1]](*sys.argv[3:])
+"""
+
+
+def start(action: str, home: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, action, str(home), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finished(child: subprocess.Popen[str], told: str = "") -> str:
+    """Wait for a child and give what it said."""
+    try:
+        said, _ = child.communicate(told, timeout=LIMIT_S)
+    finally:
+        child.kill()
+    return said
+
+
+def make_record(run_id: str, start_time: int = 1, **fields: Any) -> RunRecord:
+    return RunRecord(id=run_id, script_path="/x.py", status=RunState.RUNNING, start_time=start_time, **fields)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def file(home: Path) -> Path:
+    return home / "experiments.json"
+
+
+@pytest.fixture
+def storage(home: Path) -> JsonStorage:
+    return JsonBackend().open(None, home)
+
+
+@pytest.fixture
+def filled(storage: JsonStorage) -> JsonStorage:
+    for number, run_id in enumerate(IDS):
+        storage.save(make_record(run_id, number))
+    return storage
+
+
+def ids(storage: JsonStorage) -> list[str]:
+    return sorted(record.id for record in storage.runs())
+
+
+def leftovers(home: Path) -> list[Path]:
+    return list(home.rglob("*.tmp"))
+
+
+def test_eight_processes_lose_no_record(home: Path) -> None:
+    children = [start("save_many", home, f"p{number}", 50) for number in range(8)]
+    for child in children:
+        finished(child)
+        assert child.returncode == 0
+    expected = sorted(f"p{number}-{n}" for number in range(8) for n in range(50))
+    assert ids(JsonBackend().open(None, home)) == expected
+
+
+def test_sixty_killed_writers_lose_no_acknowledged_record(home: Path) -> None:
+    report = json.loads(finished(start("killed_again_and_again", home, 60)))
+    assert report["bad"] == []
+    assert report["acknowledged"] >= 60
+    storage = JsonBackend().open(None, home)
+    storage.save(make_record("after"))
+    assert storage.problems == []
+    assert list(home.glob(".*.tmp")) == [], "the next writer removes what the killed ones left"
+
+
+# Damage --------------------------------------------------------------------------------------
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def halved(file: Path) -> None:
+    text = file.read_bytes()
+    file.write_bytes(text[: len(text) // 2])
+
+
+def zeroed(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def garbage(file: Path) -> None:
+    file.write_bytes(b"\x93\xff{{{ not json \x00" * 50)
+
+
+def a_list(file: Path) -> None:
+    file.write_text("[1, 2, 3]")
+
+
+def a_bomb(file: Path) -> None:
+    file.write_text('{"a":' + "[" * 100_000)
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+    (file / "inside").write_text("kept")
+
+
+def a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES = [empty, halved, zeroed, garbage, a_list, a_bomb, a_folder, a_pipe]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_reader_that_meets_damage_keeps_it_aside_and_rebuilds_every_record(
+    filled: JsonStorage, home: Path, file: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(file)
+    broken = None if damage in (a_folder, a_pipe) else file.read_bytes()
+    assert ids(filled) == IDS
+    (kept,) = home.glob("experiments.json.corrupt-*")
+    assert re.fullmatch(r"experiments\.json\.corrupt-\d{8}T\d{6}Z", kept.name)
+    if broken is not None:
+        assert kept.read_bytes() == broken
+    if damage is a_folder:
+        assert (kept / "inside").read_text() == "kept"
+    (problem,) = filled.problems
+    assert str(file) in problem
+    assert kept.name in problem
+    assert "5 runs" in problem
+    assert list(json.loads(file.read_text())) == IDS, "oldest first, as ever"
+    again = JsonBackend().open(None, home)
+    assert ids(again) == IDS
+    assert again.problems == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_writer_that_meets_damage_rebuilds_before_it_adds(
+    filled: JsonStorage, home: Path, file: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(file)
+    filled.save(make_record("new"))
+    assert ids(filled) == ["new", *IDS]
+    assert len(filled.problems) == 1
+    assert len(list(home.glob("experiments.json.corrupt-*"))) == 1
+
+
+def test_every_truncation_is_rebuilt_in_full(filled: JsonStorage, home: Path, file: Path) -> None:
+    text = file.read_bytes()
+    for length in range(0, len(text.rstrip()), 41):
+        file.write_bytes(text[:length])
+        assert ids(filled) == IDS, f"cut at {length}"
+    kept = {path.name for path in home.glob("experiments.json.corrupt-*")}
+    assert len(kept) == len(range(0, len(text.rstrip()), 41)), "none of the kept files replaces another"
+    assert file.read_bytes() == text
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_whole_records_of_a_torn_file_without_copies_are_saved(
+    storage: JsonStorage, file: Path, indent: int | None
+) -> None:
+    old = {
+        run_id: {"id": run_id, "scriptPath": "/x.py", "status": "failed", "startTime": 1} for run_id in IDS
+    }
+    old["r1"]["gpu"] = {"id": "GPU-1"}
+    text = json.dumps(old, indent=indent)
+    file.write_text(text[: text.index('"r4"') + 20])
+    assert ids(storage) == IDS[:4]
+    assert json.loads(file.read_text()) == {run_id: old[run_id] for run_id in IDS[:4]}
+
+
+def test_records_behind_the_damage_are_saved_too(storage: JsonStorage, file: Path) -> None:
+    lines = [
+        f'"{run_id}": {{"id":"{run_id}","scriptPath":"/x","status":"lost","startTime":1}}' for run_id in IDS
+    ]
+    file.write_text("{\n" + ",\n".join([lines[0], lines[1][:30], *lines[2:]]) + "\n}\n")
+    assert ids(storage) == ["r0", "r2", "r3", "r4"]
+
+
+def test_vanished_file_is_rebuilt_aloud(filled: JsonStorage, file: Path) -> None:
+    file.unlink()
+    assert ids(filled) == IDS
+    (problem,) = filled.problems
+    assert "is missing" in problem
+    assert "5 runs" in problem
+
+
+def test_deleted_runs_do_not_come_back_from_damage(filled: JsonStorage, file: Path) -> None:
+    filled.delete("r2")
+    halved(file)
+    assert ids(filled) == ["r0", "r1", "r3", "r4"]
+
+
+def test_damaged_copy_is_named_and_hides_no_other(filled: JsonStorage, home: Path, file: Path) -> None:
+    for run_id, text in (("r1", b"{torn"), ("r3", b"[]"), ("r4", b"")):
+        (home / "runs" / run_id / "run.json").write_bytes(text)
+    garbage(file)
+    assert ids(filled) == ["r0", "r2"]
+    assert sorted(run_id for run_id in IDS if any(f"{run_id}/run.json" in p for p in filled.problems)) == [
+        "r1",
+        "r3",
+        "r4",
+    ]
+
+
+def test_flipped_bits_never_change_a_record_in_silence(filled: JsonStorage, file: Path) -> None:
+    text = file.read_bytes()
+    before = filled.runs()
+    for position in range(3, len(text) - 3, 29):
+        file.write_bytes(text[:position] + bytes([text[position] ^ 4]) + text[position + 1 :])
+        fresh = JsonBackend().open(None, file.parent)
+        found = [msgspec.structs.replace(record, extra={}) for record in fresh.runs()]
+        if found != before:
+            assert fresh.problems, f"a changed bit in byte {position} passed for a record"
+
+
+# What the system refuses ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bytes_left", [-100, 0, 50_000])
+def test_full_disk_is_told_and_leaves_the_old_file(
+    filled: JsonStorage, home: Path, file: Path, bytes_left: int
+) -> None:
+    before = file.read_bytes()
+    said = finished(start("run_out_of_space", home, bytes_left))
+    assert re.match(rf"refused cannot write {home}\S*: File too large", said)
+    assert file.read_bytes() == before
+    assert leftovers(home) == []
+    filled.save(make_record("after"))
+    assert ids(filled) == ["after", *IDS]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
+def test_read_only_folder_can_be_read_and_refuses_to_save(
+    filled: JsonStorage, home: Path, file: Path
+) -> None:
+    before = file.read_bytes()
+    home.chmod(0o500)
+    try:
+        storage = JsonBackend().open(None, home)
+        assert ids(storage) == IDS
+        with pytest.raises(StorageError, match=f"cannot write {file}: Permission denied"):
+            storage.save(make_record("new"))
+    finally:
+        home.chmod(0o700)
+    assert file.read_bytes() == before
+
+
+def test_series_on_a_full_disk_is_told_and_the_next_points_are_whole(
+    filled: JsonStorage, home: Path, tmp_path: Path
+) -> None:
+    filled.append_metrics("r0", [Progress(step=1)])
+    filled.close()
+    series = home / "runs" / "r0" / "metrics.jsonl"
+    with series.open("ab") as cut_short:
+        cut_short.write(b'{"step":2,"los')
+    filled.append_metrics("r0", [Progress(step=3)])
+    assert [point.step for point in filled.metrics("r0")] == [1, 3]
+    (home / "runs" / "r1" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"cannot write .*r1/metrics\.jsonl"):
+        filled.append_metrics("r1", [Progress(step=1)])
+
+
+def test_umask_of_zero_opens_nothing_to_others(tmp_path: Path) -> None:
+    home = tmp_path / "a" / "b" / "home"
+    child = start("leave_no_mode_to_chance", home)
+    finished(child)
+    assert child.returncode == 0
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("a/**/*")} | {
+        tmp_path / "a": stat.S_IMODE((tmp_path / "a").stat().st_mode)
+    }
+    names = {path.name for path in found}
+    assert {"experiments.json", "experiments.json.lock", "run.json", "metrics.jsonl", "control"} <= names
+    assert {path for path, mode in found.items() if mode != (0o700 if path.is_dir() else 0o600)} == set()
+
+
+def test_planted_links_are_not_written_through(storage: JsonStorage, home: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = home / "runs" / "r"
+    folder.mkdir(parents=True)
+    for name in ("metrics.jsonl", "control", "run.json"):
+        (folder / name).symlink_to(precious)
+    with pytest.raises(StorageError):
+        storage.append_metrics("r", [Progress(step=1)])
+    with pytest.raises(StorageError):
+        storage.take("r")
+    storage.save(make_record("r"))
+    (home / "experiments.json.lock").unlink()
+    (home / "experiments.json.lock").symlink_to(precious)
+    with pytest.raises(StorageError):
+        storage.save(make_record("s"))
+    assert precious.read_text() == "mine"
+    assert not (folder / "run.json").is_symlink()
+
+
+# Locks ---------------------------------------------------------------------------------------
+
+
+def test_stopped_lock_holder_is_an_error_after_a_bounded_wait(
+    filled: JsonStorage, home: Path, file: Path
+) -> None:
+    impatient = JsonStorage(file, RunFolders(home / "runs"), lock_wait_s=0.5)
+    holder = start("hold_the_lock", home)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        before = file.read_bytes()
+        begin = time.monotonic()
+        with pytest.raises(StorageError, match=r"experiments\.json\.lock has been locked .* 0\.5 s"):
+            impatient.save(make_record("new"))
+        assert 0.5 <= time.monotonic() - begin < 5
+        assert file.read_bytes() == before
+        assert ids(impatient) == IDS, "readers need no lock"
+    finally:
+        holder.kill()
+        finished(holder)
+    impatient.save(make_record("new"))
+    assert ids(impatient) == ["new", *IDS]
+
+
+# Every step of a save, failing or killed -----------------------------------------------------
+
+REFUSED = [
+    ("openat", "EACCES", 1),  # the lock
+    ("openat", "EMFILE", 2),  # the file, to be read
+    ("openat", "EROFS", 5),  # the temporary file
+    ("flock", "ENOLCK", 1),
+    ("flock", "ENOSYS", 1),
+    ("write", "ENOSPC", 1),  # the copy
+    ("write", "EIO", 2),  # the file
+    ("fsync", "ENOSPC", 2),  # the copy
+    ("fsync", "EIO", 4),  # the file
+    ("fsync", "EIO", 5),  # its folder
+    ("/^rename", "EIO", 1),
+    ("/^rename", "ENOSPC", 2),
+]
+KILLED = [("openat", 5), ("write", 2), ("fsync", 4), ("fsync", 5), ("/^rename", 1), ("/^rename", 2)]
+INTERRUPTED = ["openat", "flock", "write", "fsync"]
+
+
+def save_with_fault(home: Path, syscall: str, fault: str, when: int) -> tuple[str, int]:
+    """Let a child save `first`, then `second` with one system call of that save failing."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    child = start("save_when_told", home)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    tracer = subprocess.Popen(
+        [strace, "-o", os.devnull, "-e", f"inject={syscall}:{fault}:when={when}", "-p", str(child.pid)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    try:
+        said = tracer.stderr.readline()
+        if "attached" not in said:
+            finished(child)
+            pytest.skip(f"strace cannot trace here: {said.strip()}")
+        return finished(child, "go\n"), child.returncode
+    finally:
+        tracer.communicate(timeout=LIMIT_S)
+
+
+def assert_store_is_sound(home: Path, *, has_second: bool | None) -> None:
+    there = json.loads((home / "experiments.json").read_text())
+    assert "first" in there
+    if has_second is not None:
+        assert ("second" in there) == has_second
+    storage = JsonBackend().open(None, home)
+    storage.save(make_record("third"))
+    assert {"first", "third"} <= set(ids(storage)) <= {"first", "second", "third"}
+    assert storage.problems == []
+    assert list(home.glob(".*.tmp")) == []
+
+
+@pytest.mark.parametrize(("syscall", "error", "when"), REFUSED)
+def test_failing_system_call_is_told_and_the_old_file_stays(
+    home: Path, syscall: str, error: str, when: int
+) -> None:
+    said, status = save_with_fault(home, syscall, f"error={error}", when)
+    assert said.startswith("refused cannot ")
+    assert str(home) in said
+    assert status == 0
+    assert leftovers(home) == []
+    # Only after the last step, the folder's fsync, may a save that was refused be there.
+    assert_store_is_sound(home, has_second=(syscall, when) == ("fsync", 5))
+
+
+@pytest.mark.parametrize(("syscall", "when"), KILLED)
+def test_writer_killed_in_the_middle_of_a_save_leaves_a_sound_store(
+    home: Path, syscall: str, when: int
+) -> None:
+    said, status = save_with_fault(home, syscall, "signal=KILL", when)
+    assert (said, status) == ("", -signal.SIGKILL)
+    assert_store_is_sound(home, has_second=None)
+
+
+@pytest.mark.parametrize("syscall", INTERRUPTED)
+def test_interrupted_system_call_is_tried_again(home: Path, syscall: str) -> None:
+    said, status = save_with_fault(home, syscall, "error=EINTR", 1)
+    assert (said, status) == ("saved second\n", 0)
+    assert_store_is_sound(home, has_second=True)

@@ -1,0 +1,331 @@
+"""What every storage backend has to keep, as tests to inherit.
+
+A backend's tests subclass `StorageContract` and override `storage_factory` with a fixture that gives a
+callable without arguments. Each call opens the same store anew. It must survive pickling, for it also
+runs in other processes: `functools.partial(Backend().open, None, home)` does.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from backprop_core import (
+    Attempt,
+    GpuIdentity,
+    Intent,
+    Progress,
+    RunRecord,
+    RunState,
+    Storage,
+    StorageError,
+)
+from backprop_core.records import PauseSpan
+
+Factory = Callable[[], Storage]
+
+FORGED_IDS = ["", ".", "..", "../x", "a/b", "/etc/passwd", "-x", "x\n", "x y", "x\0", "é", "x" * 129]
+
+
+def make_record(run_id: str, start_time: int = 1_700_000_000_000, **fields: Any) -> RunRecord:
+    fields.setdefault("status", RunState.RUNNING)
+    return RunRecord(id=run_id, script_path="/home/me/train.py", start_time=start_time, **fields)
+
+
+def full_record() -> RunRecord:
+    return make_record(
+        "full-1",
+        status=RunState.TIMEBOXED,
+        name="büro \u2028 \x1b[31m",
+        end_time=1_700_000_600_000,
+        last_step=2**53 + 1,
+        last_loss=0.1 + 0.2,
+        checkpoints=("/tmp/a b.pt", '/tmp/"q".pt'),
+        last_checkpoint='/tmp/"q".pt',
+        script_args=("--lr", "1e-3", ""),
+        cwd="/home/me",
+        python="/usr/bin/python3",
+        framework="pytorch",
+        exit_code=0,
+        reason="time box of 10 minutes",
+        gpus=(GpuIdentity(uuid="GPU-1", index=0, name="H200"),),
+        gpu=GpuIdentity(uuid="GPU-1", index=0, name="H200"),
+        host="box",
+        attempts=(
+            Attempt(
+                start=1,
+                end=2,
+                status=RunState.FAILED,
+                exit_code=1,
+                pauses=(PauseSpan(begin=1, end=2, cause="heat"),),
+            ),
+            Attempt(start=3, resumed_from="/tmp/a b.pt"),
+        ),
+        settings={"maxRunMinutes": 10.0, "gpu": {"probe": "auto"}},
+        metrics={"accuracy": 0.5},
+        extra={"note": "kept", "nested": {"list": [1, 2.5, None, True]}},
+    )
+
+
+def ids(storage: Storage, **choice: Any) -> list[str]:
+    return [record.id for record in storage.runs(**choice)]
+
+
+def save_many(factory: Factory, prefix: str, count: int) -> None:
+    storage = factory()
+    for number in range(count):
+        storage.save(make_record(f"{prefix}-{number}", start_time=number))
+    storage.close()
+
+
+def post_many(factory: Factory, run_id: str, first: int, count: int) -> None:
+    storage = factory()
+    for number in range(first, first + count):
+        storage.post(run_id, Intent(kind="extend", minutes=float(number)))
+    storage.close()
+
+
+def take_many(factory: Factory, run_id: str, polls: int) -> list[float]:
+    storage = factory()
+    taken = [intent.minutes for _ in range(polls) if (intent := storage.take(run_id)) is not None]
+    storage.close()
+    return [minutes for minutes in taken if minutes is not None]
+
+
+class StorageContract:
+    """Inherit from this, override `storage_factory`."""
+
+    @pytest.fixture
+    def storage_factory(self) -> Factory:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, storage_factory: Factory) -> Iterator[Storage]:
+        storage = storage_factory()
+        yield storage
+        storage.close()
+
+    @pytest.fixture
+    def executors(self) -> Iterator[tuple[Executor, ...]]:
+        """Two other processes, and two threads of this one."""
+        with ExitStack() as stack:
+            processes = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+            yield (stack.enter_context(processes), stack.enter_context(ThreadPoolExecutor(2)))
+
+    def test_storage_has_every_method(self, storage: Storage) -> None:
+        assert isinstance(storage, Storage)
+
+    def test_record_comes_back_as_it_was_with_keys_that_nobody_knows(
+        self, storage: Storage, storage_factory: Factory
+    ) -> None:
+        record = full_record()
+        storage.save(record)
+        assert storage.get(record.id) == record
+        other = storage_factory()
+        assert other.get(record.id) == record
+        assert other.runs() == [record]
+        other.close()
+
+    def test_absent_run_is_none(self, storage: Storage) -> None:
+        assert storage.get("nobody") is None
+        assert list(storage.runs()) == []
+        storage.save(make_record("somebody"))
+        assert storage.get("nobody") is None
+
+    def test_saving_again_replaces(self, storage: Storage) -> None:
+        storage.save(make_record("r", last_step=1, name="old", extra={"gone": 1}))
+        storage.save(make_record("r", last_step=2, status=RunState.COMPLETED))
+        assert storage.runs() == [make_record("r", last_step=2, status=RunState.COMPLETED)]
+
+    def test_numbers_that_json_has_no_word_for_are_never_stored_as_others(self, storage: Storage) -> None:
+        storage.save(
+            make_record("r", last_loss=math.nan, metrics={"bad": math.inf, "good": 1.5, "worse": math.nan})
+        )
+        found = storage.get("r")
+        assert found is not None
+        assert found.last_loss is None
+        assert found.metrics == {"good": 1.5}
+
+    def test_text_that_is_not_unicode_is_refused_and_harms_nothing(self, storage: Storage) -> None:
+        storage.save(make_record("r"))
+        with pytest.raises(StorageError):
+            storage.save(make_record("s", name="\udcff"))
+        assert storage.runs() == [make_record("r")]
+
+    def test_newest_start_comes_first_whatever_the_order_of_saving(self, storage: Storage) -> None:
+        for run_id, start in (("b", 20), ("d", 40), ("a", 10), ("c", 30)):
+            storage.save(make_record(run_id, start_time=start))
+        storage.save(make_record("a", start_time=10, last_step=1))
+        assert ids(storage) == ["d", "c", "b", "a"]
+
+    def test_of_two_that_started_together_the_one_saved_first_comes_last(self, storage: Storage) -> None:
+        for run_id in ("first", "third", "second"):
+            storage.save(make_record(run_id, start_time=7))
+        storage.save(make_record("first", start_time=7, last_step=1))
+        assert ids(storage) == ["second", "third", "first"]
+
+    def test_limit_keeps_the_newest(self, storage: Storage) -> None:
+        for number in range(6):
+            storage.save(make_record(f"r{number}", start_time=number))
+        assert ids(storage, limit=2) == ["r5", "r4"]
+        assert ids(storage, limit=0) == []
+        assert len(ids(storage, limit=100)) == 6
+
+    def test_states_choose_and_limit_counts_what_was_chosen(self, storage: Storage) -> None:
+        states = [RunState.RUNNING, RunState.COMPLETED, RunState.PAUSED]
+        for number in range(9):
+            storage.save(make_record(f"r{number}", start_time=number, status=states[number % 3]))
+        assert ids(storage, states={RunState.PAUSED}) == ["r8", "r5", "r2"]
+        assert ids(storage, states=[RunState.PAUSED, RunState.RUNNING], limit=3) == ["r8", "r6", "r5"]
+        assert ids(storage, states=(RunState.LOST,)) == []
+        assert len(ids(storage, states=())) == 9
+
+    def test_deleted_run_is_forgotten_with_its_series_and_its_requests(self, storage: Storage) -> None:
+        for run_id in ("gone", "stays"):
+            storage.save(make_record(run_id))
+            storage.append_metrics(run_id, [Progress(step=1)])
+            storage.post(run_id, Intent(kind="stop"))
+        storage.delete("gone")
+        assert storage.get("gone") is None
+        assert ids(storage) == ["stays"]
+        assert list(storage.metrics("gone")) == []
+        assert storage.take("gone") is None
+        assert [point.step for point in storage.metrics("stays")] == [1]
+        assert storage.take("stays") == Intent(kind="stop")
+
+    def test_deleting_what_is_not_there_is_no_error(self, storage: Storage) -> None:
+        storage.delete("nobody")
+        storage.save(make_record("somebody"))
+        storage.delete("nobody")
+        assert ids(storage) == ["somebody"]
+
+    def test_deleted_run_can_come_again(self, storage: Storage) -> None:
+        storage.save(make_record("r", last_step=1))
+        storage.append_metrics("r", [Progress(step=1)])
+        storage.delete("r")
+        storage.save(make_record("r", last_step=2))
+        storage.append_metrics("r", [Progress(step=2)])
+        assert storage.runs() == [make_record("r", last_step=2)]
+        assert [point.step for point in storage.metrics("r")] == [2]
+
+    def test_series_comes_back_in_order_and_at_once(self, storage: Storage, storage_factory: Factory) -> None:
+        points = [
+            Progress(
+                step=n, total_steps=9, epoch=n / 4, loss=1 / (n + 1), metrics={"lr": 0.1, "f1": n / 7}, at=n
+            )
+            for n in range(5)
+        ]
+        storage.save(make_record("r"))
+        storage.append_metrics("r", points[:3])
+        storage.append_metrics("r", [])
+        storage.append_metrics("r", points[3:])
+        other = storage_factory()
+        assert list(other.metrics("r")) == points
+        other.close()
+
+    def test_series_of_a_run_without_any_is_empty(self, storage: Storage) -> None:
+        assert list(storage.metrics("nobody")) == []
+
+    def test_series_leaves_out_what_is_not_finite(self, storage: Storage) -> None:
+        storage.save(make_record("r"))
+        storage.append_metrics("r", [Progress(step=1, loss=math.nan, metrics={"a": math.inf, "b": 2.0})])
+        storage.append_metrics(
+            "r", [Progress(step=2, loss=-math.inf, epoch=math.nan), Progress(step=3, loss=3.0)]
+        )
+        assert list(storage.metrics("r")) == [
+            Progress(step=1, metrics={"b": 2.0}),
+            Progress(step=2),
+            Progress(step=3, loss=3.0),
+        ]
+
+    def test_requests_are_taken_in_the_order_they_were_posted(
+        self, storage: Storage, storage_factory: Factory
+    ) -> None:
+        intents = [
+            Intent(kind="pause", reason='for\nlunch "now"'),
+            Intent(kind="unpause"),
+            Intent(kind="extend", minutes=2.5),
+            Intent(kind="stop"),
+        ]
+        storage.save(make_record("r"))
+        terminal = storage_factory()
+        assert storage.take("r") is None
+        for intent in intents:
+            terminal.post("r", intent)
+        assert [storage.take("r") for _ in intents] == intents
+        assert storage.take("r") is None
+        terminal.post("r", intents[0])
+        assert storage.take("r") == intents[0]
+        assert storage.take("r") is None
+        terminal.close()
+
+    def test_requests_belong_to_one_run(self, storage: Storage) -> None:
+        for run_id in ("a", "ab"):
+            storage.save(make_record(run_id))
+        storage.post("a", Intent(kind="stop"))
+        assert storage.take("ab") is None
+        assert storage.take("a") == Intent(kind="stop")
+
+    def test_each_request_is_taken_exactly_once_by_threads_and_processes(
+        self, storage: Storage, storage_factory: Factory, executors: tuple[Executor, ...]
+    ) -> None:
+        storage.save(make_record("r"))
+        post_many(storage_factory, "r", 0, 30)
+        posters = [
+            executor.submit(post_many, storage_factory, "r", 100 * place, 20)
+            for place, executor in enumerate(executors, start=1)
+        ]
+        takers = [
+            executor.submit(take_many, storage_factory, "r", 40) for executor in executors for _ in range(2)
+        ]
+        for poster in posters:
+            poster.result(timeout=60)
+        taken = [minutes for taker in takers for minutes in taker.result(timeout=60)]
+        taken += take_many(storage_factory, "r", 100)
+        assert sorted(taken) == [*range(30), *range(100, 120), *range(200, 220)]
+
+    def test_concurrent_saves_lose_no_record(
+        self, storage: Storage, storage_factory: Factory, executors: tuple[Executor, ...]
+    ) -> None:
+        jobs = [
+            executor.submit(save_many, storage_factory, f"{place}-{half}", 15)
+            for place, executor in enumerate(executors)
+            for half in range(2)
+        ]
+        for job in jobs:
+            job.result(timeout=60)
+        assert sorted(ids(storage)) == sorted(
+            f"{p}-{h}-{n}" for p in (0, 1) for h in (0, 1) for n in range(15)
+        )
+
+    @pytest.mark.parametrize("run_id", FORGED_IDS)
+    def test_what_is_no_run_id_is_refused_everywhere(self, storage: Storage, run_id: str) -> None:
+        attempts: list[Callable[[], object]] = [
+            lambda: storage.get(run_id),
+            lambda: storage.save(make_record(run_id)),
+            lambda: storage.delete(run_id),
+            lambda: storage.append_metrics(run_id, [Progress(step=1)]),
+            lambda: list(storage.metrics(run_id)),
+            lambda: storage.post(run_id, Intent(kind="stop")),
+            lambda: storage.take(run_id),
+        ]
+        for attempt in attempts:
+            with pytest.raises(StorageError):
+                attempt()
+        assert list(storage.runs()) == []
+
+    def test_closing_twice_is_no_error(self, storage_factory: Factory) -> None:
+        storage = storage_factory()
+        storage.save(make_record("r"))
+        storage.append_metrics("r", [Progress(step=1)])
+        storage.close()
+        storage.close()
+        again = storage_factory()
+        assert ids(again) == ["r"]
+        again.close()
