@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing typing would cost a script that wants the helper alone 10 ms
 if TYPE_CHECKING:
+    from typing import Any
+
     from .description import versions_in
     from .errors import (
         BackpropError,

@@ -282,7 +282,8 @@ def follow(  # what an attempt is made of
     following.wake = supervisor.wake
     ending = supervisor.run()
     following.end()
-    outcome = judge_ending(ending, following.stop_reasons)
+    stopped_itself = said_stopping(run_dir, len(journal.record.attempts))
+    outcome = judge_ending(ending, following.stop_reasons, stopped_itself=stopped_itself)
     journal.end(outcome.state, ending.exit, outcome.reason)
     observers.tell("backprop_run_finished", run=journal.record)
     log.close()
@@ -301,12 +302,22 @@ STOPPED_WITH = {
 PAUSED_TOO_LONG = "paused for longer than maxPauseMinutes"
 
 
-def judge_ending(ending: Ending, reasons: Mapping[str, str]) -> Outcome:
+def said_stopping(run_dir: Path, attempt: int) -> bool:
+    """Tell whether the script was told by `should_stop()` in this attempt that its time box was ending."""
+    try:
+        return (run_dir / "stopping").read_text("ascii", "replace") == str(attempt)
+    except OSError:
+        return False
+
+
+def judge_ending(ending: Ending, reasons: Mapping[str, str], *, stopped_itself: bool = False) -> Outcome:
     """Tell what an ending means: what we initiated, else what the process did.
 
     :param reasons: Why the Governor stopped the run, by the word it gave to the supervisor.
+    :param stopped_itself: The script had been told that its time box was ending.
     """
-    if ending.why == "time box":
+    ended_in_time = ending.why is None and stopped_itself and ending.exit == ProcessExit(code=0)
+    if ending.why == "time box" or ended_in_time:
         return Outcome(state=RunState.TIMEBOXED, exit_code=ExitCode.OK)
     if ending.why is not None:
         reason = {**reasons, "pause limit": PAUSED_TOO_LONG}.get(ending.why, ending.why)

@@ -71,7 +71,7 @@ def _follow(
         if record is not None and record.status not in waits_for:
             is_fine = record.status in LIVE or record.status is RunState.TIMEBOXED
             return Result(record=record, exit_code=0 if is_fine else record.exit_code or 0)
-        if record is None or state.phase == "gone":
+        if state.phase == "gone" or (record is None and state.phase != "running"):
             attempt.put_back(storage, queued.id, before(queued))
             raise _in_its_words(state)
         time.sleep(FOLLOW_S)

@@ -43,6 +43,7 @@ class _Memory:
     saved_at: float | None = None
     asked_to_save_at: float | None = None
     slowest_save_s: float = 0.0
+    has_said_stopping: bool = False
     box: tuple[float, float] | None = None
     box_file: tuple[int, int] | None = None
     box_looked_at: float | None = None
@@ -109,14 +110,30 @@ def should_stop() -> bool:
     """Tell whether the time box is about to end, so that it is time for a last checkpoint.
 
     True for the last 15 s, or twice the slowest save seen if that is longer, but at most for the
-    last quarter of the time box.
+    last quarter of the time box. A script that then saves and exits with 0 has reached the end of its time
+    box, and is not taken for completed: `backprop resume` goes on with it.
     """
     box = _time_box()
     if box is None:
         return False
     ends_at, limit_s = box
     lead_s = min(max(LEAST_LEAD_S, SAVES_PER_LEAD * _memory.slowest_save_s), LARGEST_LEAD_SHARE * limit_s)
-    return _ask_to_save(is_due=ends_at - time.monotonic() <= lead_s)
+    is_due = ends_at - time.monotonic() <= lead_s
+    if is_due:
+        _say_stopping()
+    return _ask_to_save(is_due=is_due)
+
+
+def _say_stopping() -> None:
+    """Leave word, once an attempt, that an exit from now on is the end of the time box."""
+    if _memory.has_said_stopping:
+        return
+    _memory.has_said_stopping = True
+    try:
+        with open(os.path.join(os.environ["BACKPROP_RUN_DIR"], "stopping"), "w", encoding="ascii") as file:
+            file.write(os.environ.get("BACKPROP_ATTEMPT", ""))
+    except (OSError, KeyError):
+        pass  # the run is then recorded as completed, which is all that is lost
 
 
 def should_checkpoint() -> bool:

@@ -130,7 +130,11 @@ def main() -> int:
             report(
                 step=training.step, epoch=training.epoch, loss=loss, accuracy=training.accuracy(validation)
             )
-            if training.epoch % SAVE_EVERY_EPOCHS == 0 or should_checkpoint() or should_stop():
+            if should_stop():  # the time box is about to end: nothing after this save would be kept
+                save(safe, options.checkpoint)
+                print(f"stopping in time; the next attempt goes on from step {training.step}")
+                return 0
+            if training.epoch % SAVE_EVERY_EPOCHS == 0 or should_checkpoint():
                 save(safe, options.checkpoint)
     except KeyboardInterrupt:  # in the middle of an epoch; the end of the one before is safe
         save(safe, options.checkpoint)

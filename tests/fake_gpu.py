@@ -16,6 +16,7 @@ Cell = int | float | str | None
 LOST = "GPU is lost.  Reboot the system to recover this GPU"
 SCRIPT = """\
 #!/bin/sh
+reject() { printf 'Field "%s" is not a valid field to query.\\n\\n' "$1"; exit 2; }
 . STATE
 [ -z "$log" ] || echo "$*" >> "$log"
 fields= only= kind=
@@ -49,7 +50,7 @@ for index in ${only:-$all}; do
     row=
     IFS=,
     for field in $fields; do
-      cell "$index" "$field" || { printf 'Field "%s" is not a valid field to query.\\n\\n' "$field"; exit 2; }
+      cell "$index" "$field" || reject "$field"
       row="$row, $answer"
     done
     unset IFS
@@ -124,7 +125,7 @@ class FakeNvidiaSmi:
     def set(self, gpus: Iterable[Mapping[str, Any]], unknown_fields: Collection[str] = ()) -> None:
         """Have these GPUs from now on, each a mapping with the keys of FakeGpu.
 
-        `unknown_fields` are rejected, as an older nvidia-smi does.
+        `unknown_fields` are rejected, as an older nvidia-smi does; "used_memory" is the one of processes.
         """
         fakes = [FakeGpu(**gpu) for gpu in gpus]
         self._write(
@@ -132,7 +133,9 @@ class FakeNvidiaSmi:
             f"all={shlex.quote(' '.join(str(gpu.index) for gpu in fakes))}",
             f"lost={shlex.quote(' '.join(str(gpu.index) for gpu in fakes if gpu.is_lost))}",
             in_case("cell", '"$1:$2"', cell_answers(fakes, unknown_fields), otherwise="return 1"),
-            in_case("processes", '"$1"', process_answers(fakes)),
+            "processes() { reject used_memory; }"
+            if "used_memory" in unknown_fields
+            else in_case("processes", '"$1"', process_answers(fakes)),
             in_case("list_one", '"$1"', list_answers(fakes)),
         )
 

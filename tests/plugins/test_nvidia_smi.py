@@ -114,6 +114,13 @@ def test_fields_that_an_old_one_does_not_know_are_tried_once(fake_nvidia_smi: Fa
     ]
 
 
+def test_processes_that_an_old_one_cannot_query_are_asked_for_once(fake_nvidia_smi: FakeNvidiaSmi) -> None:
+    fake_nvidia_smi.set(gpus=[{"index": 0}], unknown_fields={"used_memory"})
+    probe = NvidiaSmi()
+    assert [gpu.process_vram_mb for gpu in (*probe.read(), *probe.read())] == [None, None]
+    assert len(fake_nvidia_smi.asked()) == 3
+
+
 def test_mig_mode_is_still_seen_where_another_field_is_unknown(fake_nvidia_smi: FakeNvidiaSmi) -> None:
     unknown = {"clocks_throttle_reasons.active", "clocks_event_reasons.active"}
     fake_nvidia_smi.set(gpus=[{"index": 0, "mig": "Enabled"}], unknown_fields=unknown)
@@ -201,6 +208,14 @@ def link_into_an_open_folder(fake: FakeNvidiaSmi) -> str:
     return fake.path_entry
 
 
+def link_in_an_open_folder(fake: FakeNvidiaSmi) -> str:
+    folder = Path(fake.path_entry).parent / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "nvidia-smi").symlink_to(fake.executable)
+    return str(folder)
+
+
 def in_an_open_folder(fake: FakeNvidiaSmi) -> str:
     Path(fake.path_entry).chmod(0o777)
     return fake.path_entry
@@ -261,6 +276,7 @@ def in_somebody_elses_folder(fake: FakeNvidiaSmi) -> str:
         an_empty_entry,
         in_an_open_folder,
         in_somebody_elses_folder,
+        link_in_an_open_folder,
         link_into_an_open_folder,
         not_executable,
         somebody_elses,

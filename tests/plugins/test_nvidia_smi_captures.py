@@ -193,6 +193,12 @@ def test_memory_that_may_not_be_read_is_unknown_not_the_systems() -> None:
     assert closed.note == "memory is not told: Insufficient Permissions"
 
 
+def test_a_gpu_in_mig_mode_is_never_given_the_systems_memory() -> None:
+    capture = printed("a100_mig_container_noperm").replace("[Insufficient Permissions]", "[N/A]")
+    [row] = parse_rows(capture, STD.split(","))
+    assert (to_gpu(row).vram_total_mb, to_gpu(row).note) == (None, "in MIG mode")
+
+
 def test_free_memory_is_reckoned_where_only_the_used_is_told() -> None:
     [row] = parse_rows(
         "0, 24000, 1000, [Unknown Error]", ["index", "memory.total", "memory.used", "memory.free"]

@@ -150,9 +150,12 @@ def test_only_thermal_slowdown_counts_as_heat(
     assert nvml.read()[0].is_throttled_by_heat == is_hot
 
 
-def test_old_drivers_tell_slowdown_by_its_old_name(stub_nvml: StubNvml, nvml: Any) -> None:
-    newer = Call(function="nvmlDeviceGetCurrentClocksEventReasons", code=FUNCTION_NOT_FOUND)
-    stub_nvml.set(h200(throttle=0x40), calls=[newer])
+@pytest.mark.parametrize("missing", ["Event", "Throttle"])
+def test_slowdown_is_read_by_the_name_that_the_driver_knows(
+    missing: str, stub_nvml: StubNvml, nvml: Any
+) -> None:
+    call = Call(function=f"nvmlDeviceGetCurrentClocks{missing}Reasons", code=FUNCTION_NOT_FOUND)
+    stub_nvml.set(h200(throttle=0x40), calls=[call])
     assert nvml.read()[0].is_throttled_by_heat is True
 
 

@@ -12,7 +12,7 @@
  *     instance I J KEY VALUE            a MIG instance of GPU I: uuid name total free reserved
  *
  * What the file does not say is answered with NOT_SUPPORTED, as cards that lack a sensor do. A GPU that
- * was reported lost stays lost until the library is initialised anew.
+ * was reported lost stays lost until the library was shut down as often as initialised, and initialised again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,9 +160,9 @@ int nvmlInitWithFlags(uint flags) {
     (void)flags;
     read_script();
     if (init_code) return init_code;
-    memset(was_lost, 0, sizeof was_lost);
+    if (init_epoch != epoch) init_count = 0;
+    if (!init_count++) memset(was_lost, 0, sizeof was_lost);
     init_epoch = epoch;
-    init_count++;
     return SUCCESS;
 }
 
