@@ -19,6 +19,7 @@ from .settings import Settings
 from .slots import GpuReservation, Slot, Slots, after_reservations, host_folder
 
 LOOK_EVERY_S = 2.0
+HOW_TO_GET_IN = "wait for room with --wait MINUTES, or start anyway with --force"
 
 
 class Admitted(Record, frozen=True):
@@ -98,7 +99,7 @@ class Admission:
                     return self._admitted(slot, chosen, weighed, reasons)
             if len(self.slots.holders()) >= self._settings.max_parallel:
                 reasons.insert(0, self._no_slot())
-        raise RefusedError(reasons, "wait for room with --wait MINUTES, or start anyway with --force")
+        raise RefusedError(reasons, HOW_TO_GET_IN)
 
     def wait(
         self, limit_s: float, show: Callable[[Sequence[str], int, int], None], check: Callable[[], None]

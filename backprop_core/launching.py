@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from . import attempt, registry
+from .admission import HOW_TO_GET_IN
 from .attempt import Order, Result
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
 from .interfaces import Launcher, Storage
@@ -82,7 +83,7 @@ def _in_its_words(state: EngineState) -> BackpropError:
     lines = [line.removeprefix("backprop: ").strip() for line in (state.detail or "").splitlines()]
     lines = [line for line in lines if line]
     if state.exit_code == ExitCode.REFUSED:
-        return RefusedError(lines or ["the run was refused"])
+        return RefusedError(lines or ["the run was refused"], HOW_TO_GET_IN)
     return LauncherError(
         f"the run's agent ended before it began: {'; '.join(lines) or f'exit code {state.exit_code}'}"
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
 from backprop_core.attempt import Interrupted
+from backprop_core.errors import RefusedError
+from backprop_core.units import escape
 
 from .options import Force, Run, base_ask
 from .views import SilentView
@@ -31,3 +34,7 @@ def agent(
         return session.agent(run, ask, SilentView(), os.environ).exit_code
     except Interrupted as interrupted:
         return interrupted.exit_code
+    except RefusedError as refused:  # who handed the run over reads the reasons, and says the rest
+        for reason in refused.reasons:
+            print(escape(reason), file=sys.stderr)
+        return refused.exit_code

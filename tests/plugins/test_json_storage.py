@@ -148,7 +148,7 @@ def test_record_under_anothers_or_a_forged_id_is_left_out(storage: JsonStorage, 
 
 
 def test_record_of_a_newer_version_is_named_and_never_written_over(storage: JsonStorage, file: Path) -> None:
-    newer = old_record("newer", 5, schemaVersion=2, shape={"v2": True})
+    newer = old_record("newer", 5, schemaVersion=2) | {"startTime": "2030-01-01", "status": ["v2"]}
     file.write_text(json.dumps({"newer": newer, "mine": old_record("mine", 1)}))
     assert ids(storage) == ["mine"]
     assert "version 2" in storage.problems[0]

@@ -27,16 +27,20 @@ _SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}')
 _SEAL_LENGTH = len(b',"checksum":"01234567"}')
 
 
-class Glance(msgspec.Struct, rename="camel", gc=False):
+class _Glance(msgspec.Struct, rename="camel", gc=False):
     """What choosing among records needs, read without decoding the rest of them."""
 
     start_time: int | float = 0
     status: str | None = None
+
+
+class _Version(msgspec.Struct, rename="camel"):
     schema_version: Any = 0
 
 
 _records_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_glance_at = msgspec.json.Decoder(Glance).decode
+_version_of = msgspec.json.Decoder(_Version).decode
+_glance_at = msgspec.json.Decoder(_Glance).decode
 
 
 def parse(text: bytes) -> dict[str, msgspec.Raw]:
@@ -146,16 +150,19 @@ def read_record(run_id: str, raw: bytes) -> RunRecord:
 
 def is_newer(raw: msgspec.Raw, than: RunRecord) -> bool:
     """Tell whether a record was written by a version that knows more than this one does."""
-    version, known = glance(raw).schema_version, than.to_dict()["schemaVersion"]
-    return not isinstance(version, int) or version > known
+    try:
+        version = _version_of(raw).schema_version
+    except UNREADABLE:
+        return False
+    return not isinstance(version, int) or version > than.to_dict()["schemaVersion"]
 
 
-def glance(raw: msgspec.Raw) -> Glance:
+def _glance(raw: msgspec.Raw) -> _Glance:
     """Look at a record's state and time; what is no record has the defaults."""
     try:
         return _glance_at(raw)
     except UNREADABLE:
-        return Glance()
+        return _Glance()
 
 
 def newest_first(records: dict[str, msgspec.Raw], states: Collection[str] = ()) -> list[str]:
@@ -163,7 +170,7 @@ def newest_first(records: dict[str, msgspec.Raw], states: Collection[str] = ()) 
     try:
         glances = [_glance_at(raw) for raw in records.values()]
     except UNREADABLE:
-        glances = [glance(raw) for raw in records.values()]
+        glances = [_glance(raw) for raw in records.values()]
     starts = [seen.start_time for seen in glances]
     chosen = [place for place, seen in enumerate(glances) if not states or seen.status in states]
     chosen.sort(key=starts.__getitem__)

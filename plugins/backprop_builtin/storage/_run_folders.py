@@ -17,7 +17,9 @@ from ._records import UNREADABLE
 COPY = "run.json"
 SERIES = "metrics.jsonl"
 REQUESTS = "control"
-KNOWN_FILES = frozenset({COPY, SERIES, REQUESTS, "lock", "output.log", "agent.log", "time-box.json", "stopping"})
+KNOWN_FILES = frozenset(
+    {COPY, SERIES, REQUESTS, "lock", "output.log", "agent.log", "time-box.json", "stopping"}
+)
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
