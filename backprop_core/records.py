@@ -366,6 +366,8 @@ class RunRecord(Record, frozen=True, rename="camel"):
         """Turn into plain JSON values; unknown keys that came with the record come out again."""
         known = msgspec.to_builtins(self)
         extra = known.pop("extra")
+        known["lastLoss"] = finite(self.last_loss)
+        known["metrics"] = {name: value for name, value in self.metrics.items() if finite(value) is not None}
         return {
             **known,
             "schemaVersion": SCHEMA_VERSION,

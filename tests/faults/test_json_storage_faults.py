@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
+from plugins.storage_contract import make_record
 
 from backprop_builtin.storage._run_folders import RunFolders
 from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
 from backprop_core import Progress, StorageError
-from tests.plugins.storage_contract import make_record
 
 LIMIT_S = 60.0
 IDS = [f"r{number}" for number in range(5)]
