@@ -50,6 +50,7 @@ class Order(Record, frozen=True):
     helper_needed: bool = False
     force: bool = False
     is_detached: bool = False
+    with_local_plugins: bool = True
 
 
 class Result(Record, frozen=True):
@@ -142,8 +143,13 @@ def _wait(
 
 
 def put_back(storage: Storage, run_id: str, before: RunRecord | None) -> None:
-    """Undo `queued`: forget a new run, give a resumed one its old record back."""
-    if before is None or before.status is RunState.QUEUED:
+    """Undo `queued`: forget a new run, give a resumed one its old record back.
+
+    :param before: The record as it was before this process changed it.
+    """
+    if before is not None and before.status is RunState.QUEUED:  # by who handed the run to us
+        before = registry.before_queued(before)
+    if before is None:
         storage.delete(run_id)
     else:
         storage.save(before)
@@ -196,7 +202,7 @@ def told(order: Order, attempt: int) -> Told:
 def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: Plugins) -> Job:
     """Build the command line and the environment; nothing is started, and nothing written."""
     request, settings = order.request, order.resolved.settings
-    saying = told(order, len(order.record.attempts) + 1)
+    saying = told(order, len(registry.earlier_attempts(order.record)) + 1)
     gpu = gpus[0] if gpus else None
     answers = from_plugins(plugins, request, gpu)
     resume_arguments: Sequence[str] = ()

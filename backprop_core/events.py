@@ -30,25 +30,46 @@ class Lines:
 
     def feed(self, data: bytes) -> list[str]:
         """Return the lines that this chunk completes, without their ends; empty ones are left out."""
+        return as_text(self.cut(data))
+
+    def cut(self, data: bytes) -> bytes:
+        r"""Return the lines that this chunk completes, as they are, with `\n` between them."""
         if b"\r" in data:
             data = data.replace(b"\r", b"\n")
-        *whole, rest = (self._rest + data).split(b"\n")
-        if self._skipping and whole:
-            del whole[0]
+        whole, end, rest = data.rpartition(b"\n")
+        if not end:
+            self._keep(self._rest + rest)
+            return b""
+        whole = self._rest + whole
+        if self._skipping:
+            _, _, whole = whole.partition(b"\n")
             self._skipping = False
+        self._rest = b""
+        self._keep(rest)
+        return self._without_overlong(whole) if len(whole) > LINE_CAP_BYTES else whole
+
+    def end(self) -> bytes:
+        """Return what stands after the last line end."""
+        return self.cut(b"\n")
+
+    def _keep(self, rest: bytes) -> None:
         if self._skipping or len(rest) > LINE_CAP_BYTES:
             self.dropped += not self._skipping
             self._skipping, rest = True, b""
         self._rest = rest
-        if any(len(line) > LINE_CAP_BYTES for line in whole):
-            kept = [line for line in whole if len(line) <= LINE_CAP_BYTES]
-            self.dropped += len(whole) - len(kept)
-            whole = kept
-        return [line for line in b"\n".join(whole).decode("utf-8", "replace").split("\n") if line]
 
-    def end(self) -> list[str]:
-        """Return what stands after the last line end."""
-        return self.feed(b"\n")
+    def _without_overlong(self, whole: bytes) -> bytes:
+        lines = whole.split(b"\n")
+        if max(map(len, lines)) <= LINE_CAP_BYTES:
+            return whole
+        kept = [line for line in lines if len(line) <= LINE_CAP_BYTES]
+        self.dropped += len(lines) - len(kept)
+        return b"\n".join(kept)
+
+
+def as_text(lines: bytes) -> list[str]:
+    """Decode lines, leaving empty ones out."""
+    return [line for line in lines.decode("utf-8", "replace").split("\n") if line]
 
 
 class EventReader:
@@ -72,29 +93,58 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that this chunk of output completes."""
-        return self._read(self._lines.feed(data))
+        return self._read(self._lines.cut(data))
 
     def end(self) -> list[Event]:
         """Return the events in what stands after the last line end."""
         return self._read(self._lines.end())
 
-    def _read(self, lines: Sequence[str]) -> list[Event]:
-        events: list[Event] = []
-        for line in lines:
-            text = _CONTROL.sub("", line) if "\x1b" in line or "\b" in line else line
-            events += [kept for event in self._ask(text) if (kept := self._clean(event)) is not None]
-        return events
+    def _read(self, lines: bytes) -> list[Event]:
+        if not lines:
+            return []
+        quick = self._read_as_one(lines)
+        if quick is not None:
+            return quick
+        texts = as_text(lines)
+        if b"\x1b" in lines or b"\x08" in lines:
+            texts = [_CONTROL.sub("", text) for text in texts]
+        answers = self._ask(texts)
+        return [
+            kept for answer in answers for event in answer or () if (kept := self._clean(event)) is not None
+        ]
 
-    def _ask(self, line: str) -> Sequence[Event]:
-        for parser in self._parsers:
-            answer, failure = guarded(_module_of(parser), "backprop_event_parser", parser, line)
+    def _read_as_one(self, lines: bytes) -> list[Event] | None:
+        """Let the parser that is asked first read all lines at once, if it can; None when it cannot."""
+        parse_chunk = getattr(self._parsers[0], "parse_chunk", None) if self._parsers else None
+        if parse_chunk is None:
+            return None
+        events, failure = guarded(_module_of(parse_chunk), "backprop_event_parser", parse_chunk, lines)
+        if failure:
+            self.failures.append(failure)
+            del self._parsers[0]
+        if not events:
+            return None
+        self._step = events[-1].step if events[-1].step is not None else self._step
+        return list(events)
+
+    def _ask(self, texts: Sequence[str]) -> list[Sequence[Event] | None]:
+        """Offer each line to the parsers in their order; the first that answers has it.
+
+        Parsers are asked a batch at a time, because guarding every call would cost more than the calls.
+        """
+        answers: list[Sequence[Event] | None] = [None] * len(texts)
+        left: Sequence[int] = range(len(texts))
+        for parser in list(self._parsers):
+            _, failure = guarded(
+                _module_of(parser), "backprop_event_parser", _parse_batch, parser, texts, left, answers
+            )
             if failure:
                 self.failures.append(failure)
                 self._parsers.remove(parser)
-                return self._ask(line)
-            if answer is not None:
-                return answer if isinstance(answer, list | tuple) else ()
-        return ()
+            left = [number for number in left if answers[number] is None]
+            if not left:
+                break
+        return answers
 
     def _clean(self, event: Event) -> Event | None:
         if isinstance(event, CheckpointSaved):
@@ -142,7 +192,16 @@ class EventReader:
         return value if isinstance(value, int) else int(number)
 
 
-def _module_of(parser: EventParser) -> str:
+def _parse_batch(
+    parser: EventParser, texts: Sequence[str], numbers: Sequence[int], answers: list[Sequence[Event] | None]
+) -> None:
+    for number in numbers:
+        answer = parser(texts[number])
+        if answer is not None:
+            answers[number] = answer if isinstance(answer, list | tuple) else ()
+
+
+def _module_of(parser: object) -> str:
     return getattr(parser, "__module__", None) or type(parser).__name__
 
 

@@ -59,7 +59,12 @@ class Framework(Protocol):
 
 
 EventParser = Callable[[str], Sequence[Event] | None]
-"""Reads one line of output without its end; None means "not mine"."""
+"""Reads one line of output without its end; None means "not mine".
+
+A parser that is an object may also have `parse_chunk(lines: bytes)`, which is offered many lines at once while
+the parser is the first to be asked. It answers with the events of all of them, numbers finite and integers
+within 64 bits, or None to have them read one by one.
+"""
 
 
 @runtime_checkable

@@ -14,7 +14,8 @@ touched only when the agent is gone, `locks` are held until this process ends. L
     {"do": "extend", "seconds": 300}
 
 The agent is told (times are seconds on CLOCK_MONOTONIC; `why` is "time box", "pause limit", "lost agent" or
-what came with the request; a deadline told during a pause moves on with it):
+what came with the request; "paused" comes again when its causes change; a deadline told during a pause moves
+on with it):
 
     {"is": "started", "pid", "ticks", "at", "deadline"}     {"is": "failed", "errno", "message"}
     {"is": "paused", "causes"}     {"is": "continued", "deadline"}     {"is": "extended", "deadline"}

@@ -10,7 +10,7 @@ from . import attempt, registry
 from .admission import HOW_TO_GET_IN
 from .attempt import Order, Result
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
-from .interfaces import Launcher, Storage
+from .interfaces import Launcher
 from .machine import named
 from .opening import Opened
 from .records import EngineState, LaunchPlan, RunRecord
@@ -28,12 +28,17 @@ def choose_launcher(opened: Opened) -> Launcher:
 
 
 def launch_plan(order: Order) -> LaunchPlan:
-    """Describe the agent that a launcher is to start."""
+    """Describe the agent that a launcher is to start.
+
+    Its Python is kept from importing what lies in the working directory, where scripts have such names as
+    `queue.py`.
+    """
+    first = () if order.with_local_plugins else ("--no-local-plugins",)
     options = ("--storage", order.resolved.settings.storage, *(("--force",) if order.force else ()))
     return LaunchPlan(
         run_id=order.record.id,
-        attempt=len(order.record.attempts) + 1,
-        command=(sys.executable, "-m", "backprop_core", "agent", order.record.id, *options),
+        attempt=len(registry.earlier_attempts(order.record)) + 1,
+        command=(sys.executable, "-P", "-m", "backprop_core", *first, "agent", order.record.id, *options),
         environment=order.environ,
         cwd=order.request.cwd or Path.cwd(),
         run_dir=registry.run_folder(order.home, order.record.id),
@@ -46,7 +51,7 @@ def launch(order: Order, opened: Opened, launcher: Launcher) -> Result:
     plan = launch_plan(order)
     if problems := launcher.preflight(plan):
         raise LauncherError(f"{launcher.name}: {'; '.join(problems)}")
-    before = opened.storage.get(order.record.id)
+    old = opened.storage.get(order.record.id)
     resumed_from = str(order.request.resume_from) if order.request.resume_from else None
     queued = registry.new_attempt(order.record, resumed_from=resumed_from, host=None, state=RunState.QUEUED)
     opened.storage.save(queued)
@@ -54,28 +59,28 @@ def launch(order: Order, opened: Opened, launcher: Launcher) -> Result:
     try:
         handle = launcher.submit(plan)
     except LauncherError:
-        attempt.put_back(opened.storage, order.record.id, before)
+        attempt.put_back(opened.storage, order.record.id, old)
         raise
-    return _follow(queued, opened.storage, launcher, handle, until_admitted=order.is_detached)
-
-
-def _follow(
-    queued: RunRecord, storage: Storage, launcher: Launcher, handle: str, *, until_admitted: bool
-) -> Result:
-    """Watch the record until the run was admitted, or has ended."""
-    waits_for = frozenset({RunState.QUEUED}) if until_admitted else LIVE
     while True:
         state = launcher.state([handle])[handle]
-        record = storage.get(
-            queued.id
-        )  # after the engine, so that a job that is gone has written its last word
-        if record is not None and record.status not in waits_for:
-            is_fine = record.status in LIVE or record.status is RunState.TIMEBOXED
+        # After the engine, so that a job that is gone has written its last word.
+        record = opened.storage.get(order.record.id)
+        if record is not None and _is_awaited(record, queued, until_admitted=order.is_detached):
+            is_fine = order.is_detached or record.status is RunState.TIMEBOXED
             return Result(record=record, exit_code=0 if is_fine else record.exit_code or 0)
         if state.phase == "gone" or (record is None and state.phase != "running"):
-            attempt.put_back(storage, queued.id, before(queued))
+            attempt.put_back(opened.storage, order.record.id, old)
             raise _in_its_words(state)
         time.sleep(FOLLOW_S)
+
+
+def _is_awaited(record: RunRecord, queued: RunRecord, *, until_admitted: bool) -> bool:
+    """Tell whether the attempt that was queued was admitted, or has ended.
+
+    A record with fewer attempts is that of a resumed run whose agent was refused and put things back.
+    """
+    waits_for = frozenset({RunState.QUEUED}) if until_admitted else LIVE
+    return len(record.attempts) >= len(queued.attempts) and record.status not in waits_for
 
 
 def _in_its_words(state: EngineState) -> BackpropError:
@@ -86,20 +91,4 @@ def _in_its_words(state: EngineState) -> BackpropError:
         return RefusedError(lines or ["the run was refused"], HOW_TO_GET_IN)
     return LauncherError(
         f"the run's agent ended before it began: {'; '.join(lines) or f'exit code {state.exit_code}'}"
-    )
-
-
-def before(queued: RunRecord) -> RunRecord | None:
-    """Return the record of a resumed run as it was before it was queued; None for a new run."""
-    earlier = [old for old in queued.attempts if old.status is not RunState.QUEUED]
-    if not earlier:
-        return None
-    last = earlier[-1]
-    return registry.changed(
-        queued,
-        attempts=tuple(earlier),
-        status=last.status,
-        end_time=last.end,
-        exit_code=last.exit_code,
-        reason=last.reason,
     )

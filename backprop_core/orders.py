@@ -142,6 +142,7 @@ def order_for(
         helper_needed=_needs_helper(record.python),
         force=ask.force,
         is_detached=ask.detach,
+        with_local_plugins=ask.with_local_plugins,
     )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -201,11 +201,17 @@ class Warn(Reason, frozen=True, kw_only=True):
     samples: int = 1
 
 
-class Progress(Record, frozen=True):
-    """A step that a script reported; `loss` is the training loss, `at` the moment it was read."""
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
-    step: int | None = None
-    total_steps: int | None = None
+
+class Progress(Record, frozen=True, forbid_unknown_fields=True):
+    """A step that a script reported; `loss` is the training loss, `at` the moment it was read.
+
+    `at` may be None for all but the last of a large batch, whose points were read at one moment.
+    """
+
+    step: Int64 | None = None
+    total_steps: Int64 | None = None
     epoch: float | None = None
     loss: float | None = None
     metrics: Mapping[str, float] = EMPTY

@@ -33,6 +33,7 @@ from .states import FINAL, LIVE, RunState
 PROGRESS_EVERY_S = 5.0
 PROGRESS_SHARE = 0.01
 FORGOTTEN_MS = 60_000
+STAMPED_POINTS = 256
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -271,9 +272,8 @@ class Journal:
         """Take in what the script reported."""
         points = [event for event in events if isinstance(event, Progress)]
         saved = [event for event in events if isinstance(event, CheckpointSaved)]
-        now = now_ms()
-        points = [point if point.at else msgspec.structs.replace(point, at=now) for point in points]
         if points:
+            points = _stamped(points, now_ms())
             self.record = _with_progress(self.record, points)
             self._try(lambda: self._storage.append_metrics(self.record.id, points))
         if saved:
@@ -320,20 +320,27 @@ class Journal:
             self.lost_writes += 1
 
 
+def _stamped(points: Sequence[Progress], now: int) -> list[Progress]:
+    """Note when points were read; of a large batch, which came at one moment, only on the last one."""
+    if len(points) > STAMPED_POINTS:
+        return [*points[:-1], msgspec.structs.replace(points[-1], at=now)]
+    return [point if point.at else msgspec.structs.replace(point, at=now) for point in points]
+
+
 def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:
-    steps = [point.step for point in points if point.step is not None]
-    losses = [point.loss for point in points if point.loss is not None]
+    backwards = points[::-1]
     metrics = dict(record.metrics)
     for point in points:
-        metrics.update(point.metrics)
-        if point.epoch is not None:
-            metrics["epoch"] = point.epoch
-        if point.total_steps is not None:
-            metrics["totalSteps"] = point.total_steps
+        if point.metrics:
+            metrics.update(point.metrics)
+    epoch = next((point.epoch for point in backwards if point.epoch is not None), None)
+    total = next((point.total_steps for point in backwards if point.total_steps is not None), None)
+    metrics |= {} if epoch is None else {"epoch": epoch}
+    metrics |= {} if total is None else {"totalSteps": total}
     return changed(
         record,
-        last_step=steps[-1] if steps else record.last_step,
-        last_loss=losses[-1] if losses else record.last_loss,
+        last_step=next((point.step for point in backwards if point.step is not None), record.last_step),
+        last_loss=next((point.loss for point in backwards if point.loss is not None), record.last_loss),
         metrics=metrics,
     )
 
@@ -348,12 +355,48 @@ def _with_checkpoints(record: RunRecord, saved: Sequence[CheckpointSaved]) -> Ru
     return changed(record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
 
 
+def earlier_attempts(record: RunRecord) -> tuple[Attempt, ...]:
+    """Return the attempts that were made, without one that is queued.
+
+    Of a run from a file without `attempts` it is the one that its other fields tell of.
+    """
+    made = tuple(attempt for attempt in record.attempts if attempt.status is not RunState.QUEUED)
+    if made or record.status not in FINAL:
+        return made
+    only = Attempt(
+        start=record.start_time,
+        end=record.end_time,
+        status=record.status,
+        exit_code=record.exit_code,
+        reason=record.reason,
+    )
+    return (only,)
+
+
+def before_queued(queued: RunRecord) -> RunRecord | None:
+    """Return the record of a resumed run as it was before it was queued; None for a new run.
+
+    What the person asked for anew (arguments, settings) stays: the record tells no other.
+    """
+    earlier = earlier_attempts(queued)
+    if not earlier:
+        return None
+    last = earlier[-1]
+    return changed(
+        queued,
+        attempts=earlier,
+        status=last.status,
+        end_time=last.end,
+        exit_code=last.exit_code,
+        reason=last.reason,
+    )
+
+
 def new_attempt(
     record: RunRecord, *, resumed_from: str | None, host: str | None, state: RunState
 ) -> RunRecord:
     """Return the record with one more attempt; one that was handed over and is queued is taken up."""
     attempt = Attempt(start=now_ms(), status=state, resumed_from=resumed_from)
-    earlier = [old for old in record.attempts if old.status is not RunState.QUEUED]
     return changed(
         record,
         status=state,
@@ -361,5 +404,5 @@ def new_attempt(
         exit_code=None,
         reason=None,
         host=host,
-        attempts=(*earlier, attempt),
+        attempts=(*earlier_attempts(record), attempt),
     )

@@ -14,7 +14,7 @@ from . import attempt, registry
 from .attempt import Order, Result
 from .errors import RefusedError
 from .following import View
-from .launching import before, choose_launcher, launch, launch_plan
+from .launching import choose_launcher, launch, launch_plan
 from .opening import Ask, Opened, close, open_all
 from .orders import DRY, new_order, order_for, recall, resume_order
 from .records import Record
@@ -75,7 +75,7 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
         try:
             return attempt.run(order, opened.plugins, opened.storage, view)
         except RefusedError:
-            attempt.put_back(opened.storage, record.id, before(record))
+            attempt.put_back(opened.storage, record.id, record)
             raise
     finally:
         close(opened)

@@ -6,6 +6,7 @@ One declaration, the `Settings` struct, feeds the files, the variables, the flag
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -182,6 +183,7 @@ _EXPECTS = {
     "monitorSeconds": "a number from 0.1",
     "waitMinutes": "a number from 0",
     "plugins": "a list of module names",
+    "through": "a command line, with every quote closed",
 }
 
 
@@ -304,7 +306,7 @@ def _merge(layers: Sequence[tuple[Origin, dict[str, Any]]]) -> tuple[dict[str, A
     merged: dict[str, Any] = {"gpu": {}, "plugin": {}}
     origins: dict[str, str] = {}
     for origin, values in layers:
-        for key, value in _flatten(values):
+        for key, value in _flatten(values, origin):
             if key.startswith("plugin."):
                 _, name, option = key.split(".", 2)
                 merged["plugin"].setdefault(name, {})[option] = value
@@ -320,7 +322,7 @@ def _merge(layers: Sequence[tuple[Origin, dict[str, Any]]]) -> tuple[dict[str, A
     return merged, origins
 
 
-def _flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], origin: Origin) -> Iterator[tuple[str, Any]]:
     """Yield dotted keys; `gpu` is one level deep, `plugin` two."""
     for key, value in values.items():
         if key == "gpu" and isinstance(value, Mapping):
@@ -328,10 +330,17 @@ def _flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         elif key == "plugin" and isinstance(value, Mapping):
             for name, options in value.items():
                 if not isinstance(options, Mapping):
-                    raise SettingsError(f'the setting "plugin.{name}" must be a table of options')
+                    raise _no_options(f"plugin.{name}", origin)
                 yield from ((f"plugin.{name}.{option}", item) for option, item in options.items())
+        elif key.startswith("plugin.") and key.count(".") < 2:
+            raise _no_options(key, origin)
         else:
             yield key, value
+
+
+def _no_options(key: str, origin: Origin) -> SettingsError:
+    hint = f"for example {key}.OPTION = VALUE"
+    return SettingsError(f'"{key}" is no table of options in {origin.at(key)}', hint)
 
 
 def canonical(key: str, origin: Origin) -> str:
@@ -364,7 +373,9 @@ def check(key: str, value: Any, origin: Origin) -> Any:
         converted = msgspec.convert(value, setting.type, strict=not isinstance(value, str))
         if key == "gpuMemoryLimit" and converted is not None:
             memory_limit_mb(converted, 1.0)
-        if key == "gpus" and converted != "all" and converted < 1:
+        if (key == "gpus" and converted != "all" and converted < 1) or (
+            key == "through" and converted and not shlex.split(converted)
+        ):
             raise ValueError(converted)
     except ValueError:
         shown = repr(value) if isinstance(value, float) else msgspec.json.encode(value, enc_hook=str).decode()

@@ -12,6 +12,8 @@ from .records import Record
 
 JSON_NAMES = ("backprop.config.json", ".backprop.json")
 TOML_NAME = "backprop.toml"
+_OUR_TABLE = re.compile(r"^\s*\[\s*tool\s*\.\s*backprop\s*[.\]]", re.MULTILINE)
+_LONG_NUMBER = re.compile(r"\d{1000,}")
 
 
 class Origin(Record, frozen=True):
@@ -54,7 +56,7 @@ def _settings_file_in(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     project = folder / "pyproject.toml"
-    if project.is_file() and "[tool.backprop" in project.read_text("utf-8", "replace"):
+    if project.is_file() and _OUR_TABLE.search(project.read_text("utf-8", "replace")):
         return project
     return None
 
@@ -86,8 +88,17 @@ def _parse_json(path: Path, text: str) -> Any:
         raise SettingsError(
             f"{place}: {error.msg}", "correct the file, or check it with a JSON tool"
         ) from None
-    except RecursionError:
-        raise SettingsError(f"{path}, line 1, column 1: nested too deeply") from None
+    except (ValueError, RecursionError) as error:
+        raise _beyond_reading(path, text, error) from None
+
+
+def _beyond_reading(path: Path, text: str, error: Exception) -> SettingsError:
+    """Say of text whose syntax may be right why it is too much: nested too deeply, or a number too long."""
+    found = _LONG_NUMBER.search(text) if isinstance(error, ValueError) else None
+    before = text[: found.start()] if found else ""
+    place = f"{path}, line {before.count(chr(10)) + 1}, column {len(before.rpartition(chr(10))[2]) + 1}"
+    what = "a number that is too long" if isinstance(error, ValueError) else "nested too deeply"
+    return SettingsError(f"{place}: {what}", "correct the file")
 
 
 def _parse_toml(path: Path, text: str) -> Any:
@@ -101,4 +112,6 @@ def _parse_toml(path: Path, text: str) -> Any:
         lines = text.splitlines() or [""]
         place = f"{path}, line {line or len(lines)}, column {column or len(lines[-1]) + 1}"
         raise SettingsError(f"{place}: {message}", "correct the file: it must be TOML") from None
+    except (ValueError, RecursionError) as error:
+        raise _beyond_reading(path, text, error) from None
     return values.get("tool", {}).get("backprop", {}) if path.name == "pyproject.toml" else values

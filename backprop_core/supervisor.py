@@ -18,10 +18,14 @@ import msgspec
 from .clock import now_s
 from .errors import BackpropError
 from .identity import descendants
+from .keeper import command
 from .records import ProcessExit, Record
 
 PIPE_BYTES = 256 * 1024
 READ_BYTES = 256 * 1024
+SMALL_BYTES = PIPE_BYTES // 4
+COALESCE_S = 0.005
+START_LIMIT_S = 10.0
 DRAIN_S = 2.0
 TERM_S = 5.0
 STOP_SIGNALS = {
@@ -106,6 +110,8 @@ class Supervisor:
         self._is_gone = False
         self._is_drained = False
         self._is_over = False
+        self._is_listening = True
+        self._deaf_until_s = 0.0
         self._is_suspending = False
 
     # --- what a sink may ask for ---
@@ -148,7 +154,7 @@ class Supervisor:
             fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         inherited = (theirs.fileno(), read_end, write_end, *self._job.locks)
         _become_subreaper()
-        self._keeper = _spawn(keeper_command(theirs.fileno()), inherited)
+        self._keeper = _spawn(command(theirs.fileno()), inherited)
         theirs.close()
         os.close(write_end)
         self._output, self._control = read_end, ours
@@ -181,16 +187,41 @@ class Supervisor:
         poll.register(self._wakeup[0], select.POLLIN)
         next_tick_s = now_s()
         while not self._is_over:
-            ready = dict(poll.poll(max(0.0, next_tick_s - now_s()) * 1000 if self._pid else None))
+            ready = dict(poll.poll(self._sleep_s(next_tick_s) * 1000))
             if self._wakeup[0].fileno() in ready and self._on_signals():
                 next_tick_s = 0.0
-            if self._output in ready and not self._read_output():
-                poll.unregister(self._output)
+            if self._output in ready:
+                self._read_output()
+            self._listen_to_output(poll)
             if self._control.fileno() in ready:
                 self._on_messages()
             if self._pid is not None and now_s() >= next_tick_s:
                 next_tick_s = now_s() + self._sink.tick()
         self._read_rest()
+
+    def _sleep_s(self, next_tick_s: float) -> float:
+        wake_s = next_tick_s if self._pid is not None else now_s() + START_LIMIT_S
+        if self._deaf_until_s:
+            wake_s = min(wake_s, self._deaf_until_s)
+        return max(0.0, wake_s - now_s())
+
+    def _listen_to_output(self, poll: select.poll) -> None:
+        """Let output gather for a moment after a small read.
+
+        Reading line by line costs the script more than a full pipe does: it is woken with us each time.
+        """
+        if self._is_drained:
+            if self._is_listening:
+                poll.unregister(self._output)
+            self._is_listening, self._deaf_until_s = False, 0.0
+            return
+        wants = now_s() >= self._deaf_until_s
+        if wants and not self._is_listening:
+            poll.register(self._output, select.POLLIN)
+            self._deaf_until_s = 0.0
+        elif not wants and self._is_listening:
+            poll.unregister(self._output)
+        self._is_listening = wants
 
     def _read_output(self) -> bool:
         """Read what there is; False at the end of the pipe."""
@@ -201,6 +232,8 @@ class Supervisor:
         if not data:
             self._is_drained = True
             return False
+        if len(data) < SMALL_BYTES:
+            self._deaf_until_s = now_s() + COALESCE_S
         self._sink.output(data)
         return True
 
@@ -302,12 +335,6 @@ class Supervisor:
     def _tell(self, **message: Any) -> None:
         with suppress(OSError):  # a keeper that is gone is noticed by its socket
             self._control.sendall(msgspec.json.encode(message) + b"\n")
-
-
-def keeper_command(descriptor: int) -> tuple[str, ...]:
-    """Return the keeper's command line: isolated, without site-packages, so that it starts at once."""
-    keeper = str(Path(__file__).with_name("keeper.py"))
-    return (sys.executable, "-I", "-S", "-B", keeper, str(descriptor))
 
 
 def _spawn(argv: Sequence[str], inherited: Sequence[int]) -> int:

@@ -26,10 +26,14 @@ _HOW = {
 
 
 def finish(result: Result, *, detached: bool) -> int:
-    """Say in one sentence how the run ended, and which command resumes it."""
+    """Say in one sentence how the run ended, and which command resumes it.
+
+    With `detached` the run's id goes to stdout, also when the run was over before anybody looked.
+    """
     record = result.record
-    if detached and record.status in LIVE:
+    if detached:
         print(record.id)
+    if record.status in LIVE:
         say(
             f"run {called(record)} goes on in the background; see it with `backprop logs -f {handle(record)}`"
         )

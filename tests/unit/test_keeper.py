@@ -84,6 +84,19 @@ print("from stderr", file=sys.stderr)
     os.close(lock)
 
 
+def test_keeper_that_was_started_without_standard_descriptors_gives_the_script_its_own(
+    tmp_path: Path,
+) -> None:
+    def close_all() -> None:
+        os.closerange(0, 3)
+
+    script = python("import os; print(sorted(os.listdir('/proc/self/fd')))")
+    for command in (covered, keeper.command):
+        with Agent(script, tmp_path, command=command, prepare=close_all) as agent:
+            assert agent.hear_out() == ["started", "exited", "gone"]
+            assert agent.output == b"['0', '1', '2', '3']\n"
+
+
 def test_script_has_default_signals_whatever_was_inherited(tmp_path: Path) -> None:
     def be_awkward() -> None:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):

@@ -168,10 +168,11 @@ def test_each_request_goes_one_rung_further_and_the_first_reason_stays(tmp_path:
     with Agent(child("stubborn", tmp_path), tmp_path, grace_s=20.0, term_s=20.0) as agent:
         wait_for(tmp_path, "ready", 5)
         for do, rung in (("stop", "interrupt"), ("terminate", "terminate"), ("kill", "kill")):
+            if rung != "interrupt":
+                agent.say("stop", why="again")  # never up again
             agent.say(do, why=do)
             message = agent.hear("stopping")
             assert (message["rung"], message["why"]) == (rung, "stop")
-            agent.say("stop", why="again")  # never up again
         assert agent.hear("exited")["why"] == "stop"
         agent.hear("gone")
         assert rungs(agent) == ["interrupt", "terminate", "kill"]
@@ -246,6 +247,19 @@ time.sleep(20)
         process.kill()
     until(lambda: not is_running(held_by), "the keeper's end", limit_s=5)
     assert processes_of(tmp_path) == []
+
+
+def test_a_signal_goes_to_the_process_that_was_seen_and_to_no_heir_of_its_number(tmp_path: Path) -> None:
+    with Agent(child("polite", tmp_path), tmp_path) as agent:
+        main = agent.hear("started")["pid"]
+        seen = keeper.look_at(main)
+        assert seen is not None
+        pid, start = seen.identity
+        seen.identity = (pid, start - 1)  # as though another process had had the number before
+        seen.send(signal.SIGKILL)
+        seen.identity = (pid, start)
+        seen.send(signal.SIGINT, signal.SIGCONT)
+        assert agent.hear("exited")["signal"] != signal.SIGKILL
 
 
 def test_nothing_is_taken_from_the_output_while_the_agent_lives(tmp_path: Path) -> None:

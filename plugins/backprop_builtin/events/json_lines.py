@@ -11,11 +11,31 @@ from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimp
 
 _NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
 _decode = msgspec.json.Decoder().decode
+_decode_plain = msgspec.json.Decoder(Progress).decode_lines
 
 
-@hookimpl
+class JsonLines:
+    """Reads one line, or a whole chunk of plain lines at once."""
+
+    def __call__(self, line: str) -> Sequence[Event] | None:
+        return parse_line(line)
+
+    def parse_chunk(self, lines: bytes) -> Sequence[Event] | None:
+        """Decode lines that hold nothing but named numbers; None when there is any other among them.
+
+        What this lets through needs no further check: strict JSON has no NaN, and the types bound integers.
+        """
+        if not lines.startswith(b"{") or b'"metrics"' in lines or b'"at"' in lines or b"{}" in lines:
+            return None
+        try:
+            return _decode_plain(lines)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+
+@hookimpl(tryfirst=True)
 def backprop_event_parser() -> EventParser:
-    return parse_line
+    return JsonLines()
 
 
 def parse_line(line: str) -> Sequence[Event] | None:
