@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         LaunchPlan,
         Limits,
         Machine,
+        Passed,
         Pause,
         PauseSpan,
         PluginFailure,
@@ -63,8 +64,8 @@ _HOMES = {
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
     "records": (
         "Attempt CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits Machine "
-        "Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest Script "
-        "Stop Warn"
+        "Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest "
+        "Script Stop Warn"
     ),
     "states": "RunState",
     "units": "memory_limit_mb",
@@ -91,6 +92,7 @@ __all__ = [
     "Limits",
     "Machine",
     "NotFoundError",
+    "Passed",
     "Pause",
     "PauseSpan",
     "PluginError",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-import msgspec
 
 from .clock import now_s
 from .errors import ProbeError, RefusedError
-from .governor import Verdict, judge, ranked, reserved_vram_mb, visible_gpus
+from .governor import Finding, Verdict, judge, ranked, reserved_vram_mb, visible_gpus
 from .identity import descendants
 from .interfaces import GpuProbe
 from .machine import ProbeReader, choose_probe, measure
@@ -19,6 +18,7 @@ from .settings import Settings
 from .slots import GpuReservation, Slot, Slots, after_reservations, host_folder
 
 LOOK_EVERY_S = 2.0
+LOOK_SOON_S = 0.25  # after a slot was freed, whose GPU memory the driver may give back a moment later
 HOW_TO_GET_IN = "wait for room with --wait MINUTES, or start anyway with --force"
 
 
@@ -59,6 +59,8 @@ class Admission:
         self._tell = tell
         self._probe_error: str | None = None
         self._reader: ProbeReader | None = None
+        self._readers: dict[str, ProbeReader] = {}
+        self._refused: tuple[str, ...] = ()
         self.slots = Slots(host_folder(home))
 
     @property
@@ -68,14 +70,7 @@ class Admission:
 
     def look(self) -> Weighed:
         """Measure and judge without taking anything, for --dry-run and `status`."""
-        weighed = self._weigh(self._gpus())
-        used = self.slots.holders()
-        if len(used) >= self._settings.max_parallel:
-            reasons = (*weighed.verdict.reasons, self._no_slot())
-            return msgspec.structs.replace(
-                weighed, verdict=Verdict(reasons=reasons, gpus=weighed.verdict.gpus)
-            )
-        return weighed
+        return self._weigh(self._gpus())
 
     def try_now(self, *, force: bool = False, may_pass_queue: bool = False) -> Admitted:
         """Take a slot and GPUs if nothing objects.
@@ -86,10 +81,8 @@ class Admission:
         """
         gpus = self._gpus()
         with self.slots.lock():
-            weighed = self._weigh(gpus)
+            weighed = self._weigh(gpus, may_pass_queue=may_pass_queue)
             reasons = list(weighed.verdict.reasons)
-            if not may_pass_queue and (waiting := self.slots.waiting()):
-                reasons.append(f"queue: {len(waiting)} waiting before this run (first: {waiting[0].run_id})")
             chosen = () if reasons and not force else self.choose(weighed, reasons)
             if not reasons or force:
                 most = 1_000_000 if force else self._settings.max_parallel
@@ -97,8 +90,8 @@ class Admission:
                 slot = self.slots.take(self._request.run_id, self._request.name, most, reservations)
                 if slot is not None:
                     return self._admitted(slot, chosen, weighed, reasons)
-            if len(self.slots.holders()) >= self._settings.max_parallel:
-                reasons.insert(0, self._no_slot())
+                reasons.append(self._slots_finding().reason)
+        self._refused = tuple(reasons)
         raise RefusedError(reasons, HOW_TO_GET_IN)
 
     def wait(
@@ -111,37 +104,46 @@ class Admission:
         :raises RefusedError: when the time is over, with the last reasons.
         """
         end_s = now_s() + limit_s
-        ticket = self.slots.join(self._request.run_id, self._request.name)
-        refused = RefusedError(["waiting for its turn"])
+        look_s = LOOK_EVERY_S
+        reason = "; ".join(self._refused) or None
+        ticket = self.slots.join(self._request.run_id, self._request.name, reason)
         try:
             while now_s() < end_s:
                 before = self.slots.snapshot()
                 place = ticket.place()
                 if place == 1:
-                    try:
+                    with suppress(RefusedError):
                         return self.try_now(may_pass_queue=True)
-                    except RefusedError as error:
-                        refused = error
-                show(refused.reasons, place, len(self.slots.waiting()))
-                self._sleep(before, min(LOOK_EVERY_S, end_s - now_s()), check)
+                show(self._why(place), place, len(self.slots.waiting()))
+                is_changed = self._sleep(before, min(look_s, end_s - now_s()), check)
+                look_s = LOOK_SOON_S if is_changed else min(2 * look_s, LOOK_EVERY_S)
         finally:
             ticket.leave()
-        reasons = [f"waited {limit_s / 60:g} minutes in vain", *refused.reasons]
+        reasons = [f"waited {limit_s / 60:g} minutes in vain", *self._refused]
         raise RefusedError(reasons, "give it longer with --wait MINUTES, or start anyway with --force")
 
-    def _sleep(self, before: frozenset[str], limit_s: float, check: Callable[[], None]) -> None:
+    def _why(self, place: int) -> tuple[str, ...]:
+        """What stood in the way at the last look; who is not first does not look."""
+        before = (f"queue: {place - 1} before this run",) if place > 1 else ()
+        return (*before, *(reason for reason in self._refused if not reason.startswith("queue:")))
+
+    def _sleep(self, before: frozenset[str], limit_s: float, check: Callable[[], None]) -> bool:
+        """Sleep until a slot or a place in the queue changes hands; False when none did in time."""
         end_s = now_s() + limit_s
         while now_s() < end_s:
             check()
             if self.slots.wait_for_change(min(0.5, end_s - now_s()), before):
-                return
+                return True
+        return False
 
     def _gpus(self) -> tuple[Gpu, ...] | None:
         """Read the GPUs; None when nothing looks at GPUs. A probe that fails is a reason to refuse."""
         self._probe_error = None
         try:
             if self._reader is None:
-                self._reader, read = choose_probe(self._plugins, self._settings.gpu.probe, self._tell)
+                self._reader, read = choose_probe(
+                    self._plugins, self._settings.gpu.probe, self._tell, self._readers
+                )
             else:
                 read = self._reader.read()
         except ProbeError as error:
@@ -149,16 +151,28 @@ class Admission:
             return None
         return None if self._reader.probe.name == "none" else visible_gpus(read, self._environ)
 
-    def _weigh(self, gpus: Sequence[Gpu] | None) -> Weighed:
+    def _weigh(self, gpus: Sequence[Gpu] | None, *, may_pass_queue: bool = False) -> Weighed:
         holders = self.slots.holders() if gpus else ()
         trees = {holder.run_id: descendants(holder.pid) for holder in holders if holder.pid and holder.gpus}
         free = None if gpus is None else after_reservations(gpus, holders, trees)
         machine = measure(free, self._home)
         answers = self._plugins.ask("backprop_admit", request=self._request, machine=machine)
-        verdict = judge(self._request.limits, machine, answers)
+        others = [self._slots_finding()]
+        if not may_pass_queue and (waiting := self.slots.waiting()):
+            text = f"queue: {len(waiting)} waiting before this run (first: {waiting[0].run_id})"
+            others.append(Finding(kind="refused", reason=text))
         if self._probe_error:
-            verdict = msgspec.structs.replace(verdict, reasons=(*verdict.reasons, self._probe_error))
+            others.append(Finding(kind="refused", reason=self._probe_error))
+        # The newest plugin answers first; read from top to bottom, Backprop's own rules come first.
+        verdict = judge(self._request.limits, machine, answers[::-1], others)
         return Weighed(verdict=verdict, machine=machine)
+
+    def _slots_finding(self) -> Finding:
+        held = self.slots.holders()
+        names = ", ".join(holder.name or holder.run_id for holder in held[:4])
+        most = self._settings.max_parallel
+        text = f"slots: {len(held)} of {most} in use{f' ({names})' if held else ''}, maxParallel is the limit"
+        return Finding(kind="refused" if len(held) >= most else "passed", reason=text)
 
     def choose(self, weighed: Weighed, reasons: list[str] | None = None) -> tuple[Gpu, ...]:
         """Take as many GPUs as wanted, best first; plugins may put another one first.
@@ -187,10 +201,3 @@ class Admission:
     ) -> Admitted:
         warnings = (*weighed.verdict.warnings, *(f"in spite of {reason}" for reason in forced))
         return Admitted(slot=slot, gpus=gpus, reader=self._reader, machine=weighed.machine, warnings=warnings)
-
-    def _no_slot(self) -> str:
-        held = self.slots.holders()
-        shown = ", ".join(holder.name or holder.run_id for holder in held[:4])
-        return (
-            f"slots: {len(held)} of {self._settings.max_parallel} in use ({shown}), maxParallel is the limit"
-        )

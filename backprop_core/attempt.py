@@ -182,7 +182,8 @@ def begin(order: Order, admitted: Admitted) -> RunRecord:
     record = registry.new_attempt(
         order.record, resumed_from=resumed_from, host=host_name(), state=RunState.RUNNING
     )
-    return registry.changed(record, gpus=gpus, gpu=gpus[0] if gpus else None)
+    layer = memory_layer(order, admitted.gpus)
+    return registry.changed(record, gpus=gpus, gpu=gpus[0] if gpus else None, memory_layer=layer)
 
 
 def told(order: Order, attempt: int) -> Told:
@@ -281,8 +282,8 @@ def follow(  # what an attempt is made of
         lock=order.lock,
         home=order.home,
     )
-    if layer := memory_layer(order, admitted.gpus):
-        view.tell(f"GPU memory limit {order.request.limits.gpu_memory_limit}: {layer}")
+    if limit := order.request.limits.gpu_memory_limit:
+        view.tell(f"GPU memory limit {limit}: {journal.record.memory_layer or 'no GPU to hold it on'}")
     job = msgspec.structs.replace(job, locks=(order.lock, admitted.slot.fd))
     supervisor = Supervisor(job, following, on_hangup=not order.is_detached)
     following.wake = supervisor.wake

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .interfaces import EventParser
 from .plugins import Plugins, guarded
 from .records import CheckpointSaved, Event, PluginFailure, Progress
 
 LINE_CAP_BYTES = 64 * 1024
-_MOST_INT = 2**63 - 1
+_BEYOND_INT = 2**63
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no storage keeps NUL and lone surrogates in text
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|\x08+")
 
 
@@ -35,7 +37,7 @@ class Lines:
     def cut(self, data: bytes) -> bytes:
         r"""Return the lines that this chunk completes, as they are, with `\n` between them."""
         if b"\r" in data:
-            data = data.replace(b"\r", b"\n")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         whole, end, rest = data.rpartition(b"\n")
         if not end:
             self._keep(self._rest + rest)
@@ -75,7 +77,8 @@ def as_text(lines: bytes) -> list[str]:
 class EventReader:
     """Asks the parsers, line by line, and lets nothing pass that must not be stored.
 
-    `rejected` counts values that were left out: non-finite numbers, integers beyond 64 bits, paths with NUL.
+    `rejected` counts values that were left out: non-finite numbers, integers beyond 64 bits, paths and names
+    that cannot be stored.
     """
 
     def __init__(self, parsers: Sequence[EventParser], cwd: Path) -> None:
@@ -118,13 +121,15 @@ class EventReader:
         parse_chunk = getattr(self._parsers[0], "parse_chunk", None) if self._parsers else None
         if parse_chunk is None:
             return None
-        events, failure = guarded(_module_of(parse_chunk), "backprop_event_parser", parse_chunk, lines)
+        events, failure = guarded(
+            _module_of(parse_chunk), "backprop_event_parser", _parse_chunk, parse_chunk, lines
+        )
         if failure:
             self.failures.append(failure)
             del self._parsers[0]
         if not events:
             return None
-        self._step = events[-1].step if events[-1].step is not None else self._step
+        self._step = next((event.step for event in reversed(events) if event.step is not None), self._step)
         return list(events)
 
     def _ask(self, texts: Sequence[str]) -> list[Sequence[Event] | None]:
@@ -156,19 +161,34 @@ class EventReader:
         if step is not None:
             self._step = step
         epoch, total = self._finite(event.epoch), self._whole(event.total_steps)
-        kept = {name: self._finite(value) for name, value in event.metrics.items()}
-        metrics = {name: value for name, value in kept.items() if value is not None}
+        metrics = self._clean_metrics(event.metrics)
         if step is None and loss is None and epoch is None and not metrics:
             return None
-        return Progress(step=step, total_steps=total, epoch=epoch, loss=loss, metrics=metrics, at=event.at)
+        at = self._whole(event.at)
+        return Progress(step=step, total_steps=total, epoch=epoch, loss=loss, metrics=metrics, at=at)
+
+    def _clean_metrics(self, metrics: object) -> dict[str, float]:
+        if not isinstance(metrics, Mapping):
+            self.rejected += 1
+            return {}
+        kept: dict[str, float] = {}
+        for name, value in metrics.items():
+            number = self._finite(value)
+            if number is not None and self._is_storable(name):
+                kept[name] = number
+        return kept
 
     def _clean_checkpoint(self, event: CheckpointSaved) -> CheckpointSaved | None:
-        if not isinstance(event.path, str) or not event.path or "\0" in event.path:
-            self.rejected += 1
+        if not self._is_storable(event.path or None):
             return None
         step = self._whole(event.step)
         path = os.path.normpath(os.path.join(self._cwd, event.path))
         return CheckpointSaved(path=path, step=self._step if step is None else step)
+
+    def _is_storable(self, text: object) -> bool:
+        is_storable = isinstance(text, str) and not _UNSTORABLE.search(text)
+        self.rejected += not is_storable
+        return is_storable
 
     def _finite(self, value: object) -> float | None:
         if value is None:
@@ -184,12 +204,22 @@ class EventReader:
 
     def _whole(self, value: object) -> int | None:
         number = self._finite(value)
-        if number is None or value is None:
+        if number is None:
             return None
-        if number != int(number) or abs(int(number)) > _MOST_INT:
+        whole = value if isinstance(value, int) else int(number)
+        is_whole = isinstance(value, int) or whole == number
+        if not is_whole or not -_BEYOND_INT <= whole < _BEYOND_INT:
             self.rejected += 1
             return None
-        return value if isinstance(value, int) else int(number)
+        return whole
+
+
+def _parse_chunk(parse_chunk: Callable[[bytes], Any], lines: bytes) -> Sequence[Event] | None:
+    """Ask for all lines at once, and hold the answer to its kind: what is in it is not checked one by one."""
+    events: Sequence[Event] | None = parse_chunk(lines)
+    if events is not None and not set(map(type, events)) <= {Progress, CheckpointSaved}:
+        raise TypeError("parse_chunk answered something else than events")
+    return events
 
 
 def _parse_batch(

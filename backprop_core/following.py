@@ -97,6 +97,7 @@ class Following:
         self._reasons: dict[str, str] = dict(_CAUSES)
         self._said: set[str] = set()
         self._paused_at_s: float | None = None
+        self._pause_causes: dict[str, str] = {}
         self.stop_reasons: dict[str, str] = {}
         self.wake: Callable[[], None] = lambda: None
 
@@ -113,11 +114,14 @@ class Following:
         registry.sign(self._lock, keeper)
         self._admitted.slot.update(pid=keeper)
         self._admitted.slot.close()
-        ids = [gpu.id for gpu in self._admitted.gpus]
-        if self._admitted.reader:
-            self._monitor = Monitor(
-                self._plugins, self._admitted.reader, ids, self._home, lambda: descendants(keeper)
-            )
+        self._monitor = Monitor(
+            self._plugins,
+            self._admitted.reader,
+            [gpu.id for gpu in self._admitted.gpus],
+            self._home,
+            lambda: descendants(keeper),
+            patience_s=self._monitor_s,
+        )
         self._observers.tell("backprop_run_started", run=self._record)
 
     def output(self, data: bytes) -> None:
@@ -126,13 +130,18 @@ class Following:
         self._take_in(self._events.feed(data))
 
     def paused(self, causes: Sequence[str]) -> None:
-        reason = "; ".join(self._reasons.get(cause, cause) for cause in causes)
-        if self._record.status is RunState.PAUSED:
+        """Take in what holds the script now; called again when a cause joins or leaves."""
+        now_holding = {cause: self._reasons.get(cause, cause) for cause in causes}
+        reason = "; ".join(now_holding.values())
+        is_first = self._record.status is not RunState.PAUSED
+        if not is_first and reason == self._record.reason:
             return
-        self._paused_at_s = now_s()
-        self._journal.paused(reason)
-        self._view.tell(f"paused: {reason}")
-        self._observers.tell("backprop_run_paused", run=self._record, reason=reason)
+        self._pause_causes = now_holding if is_first else {**self._pause_causes, **now_holding}
+        self._journal.paused("; ".join(self._pause_causes.values()), reason)
+        self._view.tell(f"{'paused' if is_first else 'still paused'}: {reason}")
+        if is_first:
+            self._paused_at_s = now_s()
+            self._observers.tell("backprop_run_paused", run=self._record, reason=reason)
 
     def continued(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
@@ -176,7 +185,7 @@ class Following:
                 paused_s=self._paused_at_s,
             )
         )
-        return TICK_S
+        return min(TICK_S, max(0.0, self._next_sample_s - now_s()))
 
     def end(self) -> None:
         """Take in what stands after the last line end, and say what was lost on the way."""
@@ -214,7 +223,7 @@ class Following:
         if (sample := self._monitor.take()) is None:
             return
         self._machine = sample.machine
-        decision = self._watch.judge(sample.answers, sample.at_s)
+        decision = self._watch.judge(sample.answers, sample.at_s, is_repeat=sample.is_repeat)
         for text in decision.warnings:
             self._view.tell(text)
         for cause, reason in decision.pauses.items():
@@ -222,7 +231,7 @@ class Following:
             self._control.pause(cause)
         for cause in decision.releases:
             self._control.release(cause)
-        if decision.stop and not self.stop_reasons:
+        if decision.stop and not self.stop_reasons and not self._phase:
             self.stop_reasons["governor"] = decision.stop
             self._view.tell(f"stopping: {decision.stop}")
             self._control.stop("governor")

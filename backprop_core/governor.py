@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from .errors import UsageError
 from .plugins import Answer
-from .records import Gpu, Limits, Machine, Pause, Record, Refusal, Stop, Warn
+from .records import Gpu, Limits, Machine, Passed, Pause, Record, Refusal, Stop, Warn
 from .units import MB_PER_GB, memory_limit_mb
 
 
+class Finding(Record, frozen=True):
+    """What one rule says to a start, with the measured value and the limit.
+
+    "narrowed" is an objection to some GPUs where enough others are left.
+    """
+
+    kind: Literal["passed", "narrowed", "warned", "refused"]
+    reason: str
+
+
 class Verdict(Record, frozen=True):
-    """Whether a run may start now, why not, and on which GPUs (best first)."""
+    """Whether a run may start now, why not, and on which GPUs (best first); `findings` are all that was said."""
 
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def is_allowed(self) -> bool:
@@ -57,32 +68,52 @@ def gpu_limit_mb(limits: Limits, gpu: Gpu) -> float | None:
     return memory_limit_mb(limits.gpu_memory_limit, gpu.vram_total_mb) if limits.gpu_memory_limit else None
 
 
-def judge(limits: Limits, machine: Machine, answers: Sequence[Answer]) -> Verdict:
+def judge(
+    limits: Limits, machine: Machine, answers: Sequence[Answer], others: Sequence[Finding] = ()
+) -> Verdict:
     """Weigh the rules' objections and rank the GPUs that are left.
 
     :param machine: With the GPUs this run may see, their free memory after reservations; None or () when
         there is none, in which case no GPU is looked for.
     :param answers: What `backprop_admit` returned; a rule that failed is no permission.
+    :param others: What was found without asking a rule.
     :raises UsageError: when no GPU is large enough for the memory limit, however long one waits.
     """
-    reasons: list[str] = []
     excluded: dict[str, list[str]] = {}
-    for answer in answers:
-        value = answer.value
-        if answer.failure:
-            reasons.append(f"{answer.plugin}: the rule failed ({answer.failure.error})")
-        elif isinstance(value, Refusal) and value.gpus is None:
-            reasons.append(value.reason)
-        elif isinstance(value, Refusal):
-            for gpu_id in value.gpus or ():
-                excluded.setdefault(gpu_id, []).append(value.reason)
-        elif not isinstance(value, Warn):
-            reasons.append(f"{answer.plugin}: the rule answered {type(value).__name__}, not a Refusal")
-    warnings = [answer.value.reason for answer in answers if isinstance(answer.value, Warn)]
+    for value in (answer.value for answer in answers if not answer.failure):
+        for gpu_id in (value.gpus or ()) if isinstance(value, Refusal) else ():
+            excluded.setdefault(gpu_id, []).append(value.reason)
     candidates, objections = _candidates(limits, machine.gpus or (), excluded)
+    findings = [*others, *(_finding(answer, objections) for answer in answers)]
+    told = {finding.reason for finding in findings}
+    findings += [Finding(kind="refused", reason=text) for text in objections if text not in told]
     return Verdict(
-        reasons=(*reasons, *objections), warnings=tuple(warnings), gpus=() if objections else candidates
+        reasons=tuple(_of_kind("refused", findings)),
+        warnings=tuple(_of_kind("warned", findings)),
+        gpus=() if objections else candidates,
+        findings=tuple(findings),
     )
+
+
+def _of_kind(kind: str, findings: Iterable[Finding]) -> list[str]:
+    return [finding.reason for finding in findings if finding.kind == kind]
+
+
+def _finding(answer: Answer, objections: Sequence[str]) -> Finding:
+    value = answer.value
+    if answer.failure:
+        return Finding(kind="refused", reason=f"{answer.plugin}: the rule failed ({answer.failure.error})")
+    match value:
+        case Refusal(gpus=None):
+            return Finding(kind="refused", reason=value.reason)
+        case Refusal():
+            return Finding(kind="refused" if value.reason in objections else "narrowed", reason=value.reason)
+        case Warn():
+            return Finding(kind="warned", reason=value.reason)
+        case Passed():
+            return Finding(kind="passed", reason=value.reason)
+    text = f"{answer.plugin}: the rule answered {type(value).__name__}, not a Refusal"
+    return Finding(kind="refused", reason=text)
 
 
 def _candidates(
@@ -95,13 +126,14 @@ def _candidates(
         return (), [f"{wanted} GPUs wanted, none found"]
     if not gpus:
         return (), []
-    _check_size(limits, usable)
+    _check_size(limits, usable, wanted)
     passing = [gpu for gpu in usable if gpu.id not in excluded]
     if len(passing) < wanted:
         notes = [f"GPU {gpu.index}: {gpu.note}" for gpu in gpus if not gpu.is_selectable and gpu.note]
         reasons = list(dict.fromkeys(text for texts in excluded.values() for text in texts))
         if wanted > 1 or not reasons:
-            reasons.insert(0, f"{wanted} GPU{'s' * (wanted > 1)} wanted, {len(passing)} free to use")
+            there = f"{len(usable)} there" if len(usable) < wanted else f"{len(passing)} free to use"
+            reasons.insert(0, f"{wanted} GPU{'s' * (wanted > 1)} wanted, {there}")
         return (), reasons + notes
     return ranked(passing), []
 
@@ -116,14 +148,19 @@ def _worth(gpu: Gpu) -> tuple[bool, float, int]:
     return gpu.vram_free_mb is None, -(gpu.vram_free_mb or 0.0), gpu.index
 
 
-def _check_size(limits: Limits, gpus: Sequence[Gpu]) -> None:
+def _check_size(limits: Limits, gpus: Sequence[Gpu], wanted: int) -> None:
+    """See whether enough GPUs have as much as the memory limit says; one of unknown size may have it."""
     limit = limits.gpu_memory_limit
-    totals = [gpu.vram_total_mb for gpu in gpus if gpu.vram_total_mb is not None]
-    if not limit or "%" in limit or not totals or len(totals) < len(gpus):
+    if not limit or "%" in limit:
         return
-    if (memory_limit_mb(limit, None) or 0) > max(totals):
+    limit_mb = memory_limit_mb(limit, None) or 0.0
+    totals = [gpu.vram_total_mb for gpu in gpus if gpu.vram_total_mb is not None]
+    too_small = [total for total in totals if total < limit_mb]
+    if too_small and len(gpus) - len(too_small) < min(wanted, len(gpus)):
+        whose = "any GPU has" if len(too_small) == len(gpus) else f"{wanted} GPUs have"
         raise UsageError(
-            f"the GPU memory limit {limit} GB is more than any GPU has ({max(totals) / MB_PER_GB:.1f} GB)",
+            f"the GPU memory limit {limit_mb / MB_PER_GB:g} GB is more than {whose} "
+            f"(the largest has {max(totals) / MB_PER_GB:.1f} GB)",
             "ask for less with -g",
         )
 
@@ -152,15 +189,16 @@ class Watch:
         self._causes: dict[str, _Cause] = {}
         self._warned: set[tuple[str, type[Any]]] = set()
 
-    def judge(self, answers: Sequence[Answer], now_s: float) -> Decision:
+    def judge(self, answers: Sequence[Answer], now_s: float, *, is_repeat: bool = False) -> Decision:
         """Weigh one sample.
 
         :param answers: What `backprop_govern` returned; failures are passed over here.
         :param now_s: The moment of the sample, on the monotonic clock.
+        :param is_repeat: The GPUs were not read anew for it, so that nothing counts twice for them.
         """
         spoken = {(a.plugin, type(a.value)): a.value for a in answers if not a.failure}
         self._counts = {
-            key: self._counts.get(key, 0) + 1 if getattr(value, "starts", True) else 0
+            key: self._count(key, is_repeat=is_repeat) if getattr(value, "starts", True) else 0
             for key, value in spoken.items()
         }
         ripe = {
@@ -181,6 +219,11 @@ class Watch:
         return Decision(
             pauses=pauses, releases=releases, stop="; ".join(stops) or None, warnings=tuple(warnings)
         )
+
+    def _count(self, key: tuple[str, type[Any]], *, is_repeat: bool) -> int:
+        """Count the samples in a row in which a rule has said this."""
+        before = self._counts.get(key, 0)
+        return max(1, before) if is_repeat else before + 1
 
     def _begin(self, ripe: Mapping[tuple[str, type[Any]], Any], now_s: float) -> dict[str, str]:
         begun = {}

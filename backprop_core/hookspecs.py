@@ -19,6 +19,7 @@ from .records import (
     Event,
     Gpu,
     Machine,
+    Passed,
     Pause,
     PluginOption,
     Refusal,
@@ -162,7 +163,7 @@ def backprop_find_checkpoint(run: RunRecord) -> CheckpointSaved | Path | str | N
 
 
 @hookspec
-def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | None:
+def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | Passed | None:
     """Object to starting this run now.
 
     Called once per admission attempt, under the admission lock, before anything is launched.
@@ -171,7 +172,8 @@ def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | No
     :param request: What the person asked for.
     :param machine: What was measured; unknown amounts are None, never 0. Free GPU memory is what is
         left after reservations of runs that have not allocated yet.
-    :returns: A Refusal with the measured value and the limit in its reason, a Warn, or None.
+    :returns: A Refusal, a Warn or, for `status` to show, Passed, with the measured value and the limit in its
+        reason; None where the rule has nothing to say.
     :on error: The run is refused and the plugin named: a broken rule is no permission.
     """
     raise NotImplementedError
@@ -245,7 +247,8 @@ def backprop_govern(run: RunRecord, machine: Machine) -> Pause | Stop | Warn | N
     answer wins (Stop, then Pause), all reasons are shown. While the run is paused, a Pause keeps it paused.
 
     :param run: The record as it stands; `run.status` tells whether it is paused.
-    :param machine: What was measured; `gpus` holds the run's own GPUs alone.
+    :param machine: What was measured; `gpus` holds the run's own GPUs alone, and is None while the probe fails
+        or hangs.
     :returns: Stop, Pause or Warn with the measured value and the limit in its reason, or None.
     :on error: Recorded, shown once and passed over.
     """

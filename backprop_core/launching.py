@@ -8,9 +8,9 @@ from pathlib import Path
 
 from . import attempt, registry
 from .admission import HOW_TO_GET_IN
-from .attempt import Order, Result
+from .attempt import Interrupted, Order, Result
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
-from .interfaces import Launcher
+from .interfaces import Launcher, Storage
 from .machine import named
 from .opening import Opened
 from .records import EngineState, LaunchPlan, RunRecord
@@ -58,20 +58,37 @@ def launch(order: Order, opened: Opened, launcher: Launcher) -> Result:
     registry.release(order.lock)
     try:
         handle = launcher.submit(plan)
-    except LauncherError:
+        return _follow(queued, opened.storage, launcher, handle, until_admitted=order.is_detached)
+    except (BackpropError, Interrupted):
         attempt.put_back(opened.storage, order.record.id, old)
         raise
+
+
+def _follow(
+    queued: RunRecord, storage: Storage, launcher: Launcher, handle: str, *, until_admitted: bool
+) -> Result:
+    """Watch the record until the run was admitted, or has ended; Ctrl-C asks the agent to stop.
+
+    :raises RefusedError: and whatever else kept the agent from beginning.
+    """
+    interrupts = 0
     while True:
-        state = launcher.state([handle])[handle]
-        # After the engine, so that a job that is gone has written its last word.
-        record = opened.storage.get(order.record.id)
-        if record is not None and _is_awaited(record, queued, until_admitted=order.is_detached):
-            is_fine = order.is_detached or record.status is RunState.TIMEBOXED
-            return Result(record=record, exit_code=0 if is_fine else record.exit_code or 0)
-        if state.phase == "gone" or (record is None and state.phase != "running"):
-            attempt.put_back(opened.storage, order.record.id, old)
-            raise _in_its_words(state)
-        time.sleep(FOLLOW_S)
+        try:
+            state = launcher.state([handle])[handle]
+            # After the engine, so that a job that is gone has written its last word.
+            record = storage.get(queued.id)
+            if record is not None and _is_awaited(record, queued, until_admitted=until_admitted):
+                is_fine = until_admitted or record.status is RunState.TIMEBOXED
+                return Result(record=record, exit_code=0 if is_fine else record.exit_code or 0)
+            if state.phase == "gone" or (record is None and state.phase != "running"):
+                break
+            time.sleep(FOLLOW_S)
+        except KeyboardInterrupt:
+            interrupts += 1
+            launcher.cancel(handle, force=interrupts > 1)
+    if interrupts or state.exit_code in (ExitCode.INTERRUPTED, ExitCode.STOPPED):
+        raise Interrupted(ExitCode.INTERRUPTED if interrupts else ExitCode.STOPPED)
+    raise _in_its_words(state)
 
 
 def _is_awaited(record: RunRecord, queued: RunRecord, *, until_admitted: bool) -> bool:

@@ -19,6 +19,7 @@ from .plugins import Answer, Plugins, guarded
 from .records import Gpu, Machine, Record, RunRecord
 
 READ_LIMIT_S = 10.0
+LONGEST_PATIENCE_S = 5.0
 _PROBE_NEEDS = ("name", "order", "is_available", "read", "visible_devices")
 
 
@@ -35,15 +36,19 @@ class Worker:
         self._thread: threading.Thread | None = None
         self.busy_since_s: float | None = None
 
-    def begin(self, job: Callable[[], Any], then: Callable[[], None]) -> None:
-        """Begin a job, unless one is going on; `then` is called on the thread when its result is there."""
+    def begin(self, job: Callable[[], Any], then: Callable[[], None]) -> bool:
+        """Begin a job, unless one is going on; `then` is called on the thread when its result is there.
+
+        :returns: False when one is going on, or its result was not taken yet.
+        """
         if self.busy_since_s is not None:
-            return
+            return False
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"backprop-{self._name}", daemon=True)
             self._thread.start()
         self.busy_since_s = now_s()
         self._jobs.put((job, then))
+        return True
 
     def take(self) -> Any | None:
         """Return the result of the job that has ended since, or None."""
@@ -81,9 +86,9 @@ class ProbeReader:
         self.latest = Reading()
         self._worker = Worker("probe")
 
-    def begin(self, then: Callable[[], None]) -> None:
-        """Begin a reading, unless one is going on."""
-        self._worker.begin(self._read_now, then)
+    def begin(self, then: Callable[[], None]) -> bool:
+        """Begin a reading; False when one is going on."""
+        return self._worker.begin(self._read_now, then)
 
     def take(self) -> Reading | None:
         """Return the reading that has come since, or why there is none in time; None while there is no news."""
@@ -97,27 +102,29 @@ class ProbeReader:
         return None
 
     def read(self, limit_s: float = READ_LIMIT_S) -> tuple[Gpu, ...]:
-        """Read once and wait for it.
+        """Read once and wait for it; a probe that still hangs since an earlier reading is not waited for.
 
         :raises ProbeError: when the probe cannot read, or did not answer in time.
         """
+        self.take()  # an answer that came too late for who asked
         there = threading.Event()
-        self.begin(there.set)
-        reading = self.take() if there.wait(limit_s) else None
+        has_begun = self.begin(there.set)
+        reading = self.take() if has_begun and there.wait(limit_s) else None
         if reading is None:
             raise ProbeError(f"{self.probe.name} did not answer within {limit_s:g} s")
         if reading.gpus is None:
-            raise ProbeError(f"{self.probe.name}: {reading.error}")
+            raise ProbeError(reading.error or f"{self.probe.name} cannot read")
         return reading.gpus
 
     def _read_now(self) -> Reading:
         value, failure = guarded(self.probe.name, "read", self.probe.read)
-        if failure is None and not _are_gpus(value):
+        error = failure.error if failure else None
+        if error is None and not _are_gpus(value):
             error = f"the probe answered {type(value).__name__}, not GPUs"
-            return Reading(error=error, taken_at=now_s())
-        return Reading(
-            gpus=None if failure else tuple(value), error=failure.error if failure else None, taken_at=now_s()
-        )
+        if error is None:
+            return Reading(gpus=tuple(value), taken_at=now_s())
+        name = self.probe.name
+        return Reading(error=error if error.startswith(name) else f"{name}: {error}", taken_at=now_s())
 
 
 def _are_gpus(value: object) -> bool:
@@ -135,42 +142,50 @@ def measure(gpus: Sequence[Gpu] | None, folder: Path) -> Machine:
 
 
 class Sample(Record, frozen=True):
-    """One look at the machine during a run, and what the rules say to it."""
+    """One look at the machine during a run, and what the rules say to it.
+
+    `is_repeat` is set where the GPUs are as they were read for an earlier sample.
+    """
 
     machine: Machine
     answers: tuple[Answer, ...]
     at_s: float
+    is_repeat: bool = False
 
 
 class Monitor:
     """Looks at the machine during a run and asks the rules, off the main thread.
 
-    The host is measured afresh for every sample; of the GPUs the latest reading counts, unless it is stale.
+    The host is measured afresh for every sample. The GPUs are, too, unless their probe is slow: then the last
+    reading that came is used again, until it is stale and nothing is known of them.
 
-    :param gpu_ids: The run's own GPUs.
+    :param gpu_ids: The run's own GPUs; () where there is no `reader`.
     :param tree: Lists the pids of the run's processes.
+    :param patience_s: How long a sample waits for the probe; less than a reading may take.
     """
 
     def __init__(  # the parts of a sample
         self,
         plugins: Plugins,
-        reader: ProbeReader,
+        reader: ProbeReader | None,
         gpu_ids: Collection[str],
         folder: Path,
         tree: Callable[[], Collection[int]],
+        patience_s: float = LONGEST_PATIENCE_S,
     ) -> None:
         self._plugins = plugins
         self._reader = reader
         self._gpu_ids = frozenset(gpu_ids)
         self._folder = folder
         self._tree = tree
+        self._patience_s = min(patience_s, LONGEST_PATIENCE_S)
         self._worker = Worker("monitor")
+        self._good = Reading()
+        self._problem: str | None = None
         self._said: set[str] = set()
 
     def begin(self, record: RunRecord, wake: Callable[[], None]) -> None:
-        """Begin a sample, and the next reading of the GPUs, unless they are going on."""
-        if self._gpu_ids:
-            self._reader.begin(wake)
+        """Begin a sample, unless one is going on."""
         self._worker.begin(lambda: self._sample(record), wake)
 
     def take(self) -> Sample | None:
@@ -180,9 +195,8 @@ class Monitor:
 
     def news(self) -> str | None:
         """Say what is wrong with the measuring, each thing once."""
-        reading = self._reader.take() if self._gpu_ids else None
-        problem = reading.error if reading else None
-        if problem is None and self._worker.is_late():
+        problem = self._problem
+        if self._worker.is_late():
             problem = f"a rule did not answer within {READ_LIMIT_S:g} s; it is not asked until it does"
         if problem is None or problem in self._said:
             return None
@@ -190,16 +204,30 @@ class Monitor:
         return problem
 
     def _sample(self, record: RunRecord) -> Sample:
+        is_repeat = self._reader is not None and bool(self._gpu_ids) and not self._read_anew(self._reader)
         machine = measure(self._own_gpus(), self._folder)
         machine = msgspec.structs.replace(machine, run_vram_mb=self._run_vram_mb(machine.gpus or ()))
         answers = self._plugins.ask("backprop_govern", run=record, machine=machine)
-        return Sample(machine=machine, answers=tuple(answers), at_s=now_s())
+        return Sample(machine=machine, answers=tuple(answers), at_s=now_s(), is_repeat=is_repeat)
 
-    def _own_gpus(self) -> tuple[Gpu, ...]:
-        latest = self._reader.latest
-        if latest.gpus is None or now_s() - latest.taken_at > READ_LIMIT_S:
+    def _read_anew(self, reader: ProbeReader) -> bool:
+        """Have the GPUs read; False when no new reading has come in a little while."""
+        reading = reader.take()  # that was slower than the sample before this one
+        there = threading.Event()
+        if reading is None and reader.begin(there.set) and there.wait(self._patience_s):
+            reading = reader.take()
+        self._problem = reading.error if reading else None
+        if reading is None or reading.gpus is None:
+            return False
+        self._good = reading
+        return True
+
+    def _own_gpus(self) -> tuple[Gpu, ...] | None:
+        if not self._gpu_ids:
             return ()
-        return tuple(gpu for gpu in latest.gpus if gpu.id in self._gpu_ids)
+        if self._good.gpus is None or now_s() - self._good.taken_at > READ_LIMIT_S:
+            return None
+        return tuple(gpu for gpu in self._good.gpus if gpu.id in self._gpu_ids)
 
     def _run_vram_mb(self, gpus: Sequence[Gpu]) -> float | None:
         tables = [gpu.process_vram_mb for gpu in gpus if gpu.process_vram_mb is not None]
@@ -210,22 +238,26 @@ class Monitor:
 
 
 def choose_probe(
-    plugins: Plugins, wanted: str, tell: Callable[[str], None]
+    plugins: Plugins,
+    wanted: str,
+    tell: Callable[[str], None],
+    readers: dict[str, ProbeReader] | None = None,
 ) -> tuple[ProbeReader, tuple[Gpu, ...]]:
     """Choose the GPU probe and take its first reading.
 
     :param wanted: A probe's name, or "auto" for the first by order that works; one that fails or hangs
         at its first reading is passed over, aloud.
+    :param readers: Those of earlier choices, by name; a probe that hangs is then asked no second time.
     :raises UsageError: for a name that is not installed.
     :raises ProbeError: when a probe that was asked for by name does not work.
     """
+    readers = {} if readers is None else readers
+    if known := readers.get(wanted):
+        return known, known.read()
     probes = sorted(plugins.parts("backprop_gpu_probe", _PROBE_NEEDS), key=lambda probe: probe.order)
-    if wanted != "auto":
+    if wanted != "auto":  # asked for by name, it is read even where it calls itself unavailable: that says why
         probe = named(probes, wanted, "GPU probe", "gpu.probe")
-        available, _ = guarded(wanted, "is_available", probe.is_available)
-        if not available:
-            raise ProbeError(f"the GPU probe {wanted} does not work here", "use --gpu-probe auto or none")
-        reader = ProbeReader(probe)
+        reader = readers[wanted] = ProbeReader(probe)
         return reader, reader.read()
     for probe in probes:
         available, failure = guarded(probe.name, "is_available", probe.is_available)
@@ -233,7 +265,7 @@ def choose_probe(
             tell(str(failure))
         if not available:
             continue
-        reader = ProbeReader(probe)
+        reader = readers.setdefault(probe.name, ProbeReader(probe))
         try:
             return reader, reader.read()
         except ProbeError as error:

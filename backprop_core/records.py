@@ -145,7 +145,7 @@ class Gpu(Record, frozen=True):
 
 
 class Machine(Record, frozen=True):
-    """One measurement of everything. `gpus` is None when nothing looks at GPUs, () when there is none.
+    """One measurement of everything. `gpus` is None when nothing is known of GPUs, () when there is none.
 
     `taken_at` is on the monotonic clock, in seconds. `run_vram_mb` is what the processes of the run being
     watched hold on its GPUs, None where the driver does not tell.
@@ -172,6 +172,10 @@ class Refusal(Reason, frozen=True, kw_only=True):
     """
 
     gpus: tuple[str, ...] | None = None
+
+
+class Passed(Reason, frozen=True, kw_only=True):
+    """Nothing against starting this run: what `status` shows of a rule that does not object."""
 
 
 class Pause(Reason, frozen=True, kw_only=True):
@@ -331,6 +335,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
 
     The JSON keys are the camelCase forms. `start_time` is the first attempt's, `end_time` the last one's;
     `checkpoints` are paths, oldest first. `settings` are the resolved settings, as in a settings file.
+    `memory_layer` is what holds the run to its GPU memory limit; None where it has none.
     `extra` carries keys this version does not know through every backend.
     """
 
@@ -349,6 +354,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
     cwd: str | None = None
     python: str | None = None
     framework: str | None = None
+    memory_layer: str | None = None
     exit_code: int | None = None
     reason: str | None = None
     gpus: tuple[GpuIdentity, ...] = ()

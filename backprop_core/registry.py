@@ -282,11 +282,17 @@ class Journal:
         elif points and now_s() >= self._next_progress_s:
             self._save()
 
-    def paused(self, cause: str) -> None:
-        """Note that the run was paused."""
-        pauses = (*self.record.attempts[-1].pauses, PauseSpan(begin=now_ms(), cause=cause))
+    def paused(self, cause: str, reason: str | None = None) -> None:
+        """Note that the run is paused: all that led to this pause, and what holds it now where that is less."""
+        pauses = self.record.attempts[-1].pauses
+        if pauses and pauses[-1].end is None:
+            pauses = (*pauses[:-1], msgspec.structs.replace(pauses[-1], cause=cause))
+        else:
+            pauses = (*pauses, PauseSpan(begin=now_ms(), cause=cause))
         self.record = with_attempt(
-            changed(self.record, status=RunState.PAUSED, reason=cause), status=RunState.PAUSED, pauses=pauses
+            changed(self.record, status=RunState.PAUSED, reason=reason or cause),
+            status=RunState.PAUSED,
+            pauses=pauses,
         )
         self._save()
 

@@ -373,9 +373,9 @@ def check(key: str, value: Any, origin: Origin) -> Any:
         converted = msgspec.convert(value, setting.type, strict=not isinstance(value, str))
         if key == "gpuMemoryLimit" and converted is not None:
             memory_limit_mb(converted, 1.0)
-        if (key == "gpus" and converted != "all" and converted < 1) or (
-            key == "through" and converted and not shlex.split(converted)
-        ):
+        if key == "gpus" and converted != "all" and converted < 1:
+            raise ValueError(converted)
+        if key == "through" and converted and not shlex.split(converted):
             raise ValueError(converted)
     except ValueError:
         shown = repr(value) if isinstance(value, float) else msgspec.json.encode(value, enc_hook=str).decode()

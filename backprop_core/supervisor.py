@@ -178,7 +178,7 @@ class Supervisor:
             "time_box_file": str(job.time_box_file),
         }
         with suppress(OSError):  # a keeper that died at once is noticed when its end of the socket closes
-            self._control.sendall(msgspec.json.encode(plan) + b"\n")
+            self._control.sendall(_as_line(plan))
 
     def _follow(self) -> None:
         poll = select.poll()
@@ -335,6 +335,16 @@ class Supervisor:
     def _tell(self, **message: Any) -> None:
         with suppress(OSError):  # a keeper that is gone is noticed by its socket
             self._control.sendall(msgspec.json.encode(message) + b"\n")
+
+
+def _as_line(message: Mapping[str, Any]) -> bytes:
+    """Encode for the keeper; text that is not Unicode (names of files may hold any bytes) goes as escapes."""
+    try:
+        return msgspec.json.encode(message) + b"\n"
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(message).encode() + b"\n"
 
 
 def _spawn(argv: Sequence[str], inherited: Sequence[int]) -> int:

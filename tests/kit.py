@@ -97,11 +97,7 @@ class Project:
 
         :param more: What else is set; None removes a variable.
         """
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(_HIDDEN)
-        }
+        own = {name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)}
         values: dict[str, str | None] = {
             **own,
             "HOME": str(self.place),

@@ -52,15 +52,17 @@ class Terminal:
         while text not in self.shown:
             left_s = end_s - time.monotonic()
             assert left_s > 0, f"no {text!r} in {self.shown[-2000:]!r}"
-            assert self._look(left_s) or text in self.shown, f"no {text!r} at the end of {self.shown[-2000:]!r}"
+            assert self.look(left_s) or text in self.shown, (
+                f"no {text!r} at the end of {self.shown[-2000:]!r}"
+            )
 
     def end(self) -> int:
         """Look on until the command has ended; return its code."""
         end_s = time.monotonic() + LIMIT_S
         while self.process.poll() is None:
             assert time.monotonic() < end_s, f"it does not end; it shows {self.shown[-2000:]!r}"
-            self._look(0.02)
-        while self._look(0):
+            self.look(0.02)
+        while self.look(0):
             pass
         return self.process.returncode
 
@@ -70,7 +72,7 @@ class Terminal:
             os.close(self._fd)
         self._fd = -1
 
-    def _look(self, limit_s: float) -> bool:
+    def look(self, limit_s: float) -> bool:
         """Take in what was shown; False when nothing was, or nobody can show anything any more."""
         ready, _, _ = select.select([self._fd], [], [], limit_s)
         try:

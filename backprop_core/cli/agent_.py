@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -29,6 +30,7 @@ def agent(
 ) -> int:
     from backprop_core import session
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no terminal that is closed is the agent's
     ask = base_ask(context, flags={"storage": storage} if storage else {}, force=force, detach=True)
     try:
         return session.agent(run, ask, SilentView(), os.environ).exit_code

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 
-from backprop_core.attempt import Result
+from backprop_core.attempt import Interrupted, Result
 from backprop_core.clock import now_ms
 from backprop_core.errors import ExitCode
 from backprop_core.records import RunRecord
@@ -15,6 +16,7 @@ from backprop_core.units import escape, format_duration
 
 from .app import say
 from .text import redacted, shown_environment
+from .views import PlainView
 
 _HOW = {
     RunState.COMPLETED: "completed",
@@ -23,6 +25,17 @@ _HOW = {
     RunState.FAILED: "failed",
     RunState.LOST: "was lost",
 }
+
+
+def see_through(begin: Callable[[], Result], view: PlainView, *, detached: bool) -> int:
+    """Begin a run with a person looking on, and tell them what came of it."""
+    try:
+        with view:
+            result = begin()
+    except Interrupted as interrupted:
+        say("not started: it was stopped while it waited for its turn")
+        return interrupted.exit_code
+    return finish(result, detached=detached)
 
 
 def finish(result: Result, *, detached: bool) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import typer
 
 from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask, with_settings
-from .result import finish, show_dry_run
+from .result import see_through, show_dry_run
 from .views import choose_view
 
 
@@ -42,6 +42,4 @@ def resume(
     view = choose_view(plain=plain or detach, verbose=context.obj["verbose"])
     if context.obj["dry_run"]:
         return show_dry_run(session.dry_run(ask, view, os.environ, reference=run))
-    with view:
-        result = session.resume(run, ask, view, os.environ)
-    return finish(result, detached=detach)
+    return see_through(lambda: session.resume(run, ask, view, os.environ), view, detached=detach)

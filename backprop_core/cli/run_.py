@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .options import Detach, Force, Plain, ResumeFrom, Set, base_ask, with_settings
-from .result import finish, show_dry_run
+from .result import see_through, show_dry_run
 from .views import choose_view
 
 
@@ -57,6 +57,4 @@ def run(
     view = choose_view(plain=plain or detach, verbose=context.obj["verbose"])
     if context.obj["dry_run"]:
         return show_dry_run(session.dry_run(ask, view, os.environ))
-    with view:
-        result = session.run(ask, view, os.environ)
-    return finish(result, detached=detach)
+    return see_through(lambda: session.run(ask, view, os.environ), view, detached=detach)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
+from keeper_client import is_running
 from kit import Project, command, wait_for
 from terminal import Terminal
 
@@ -101,7 +101,8 @@ def test_the_agent_counts_attempts_as_the_foreground_does(project: Project) -> N
 
 def test_it_outlives_the_terminal_that_it_was_started_from(project: Project) -> None:
     project.write("train.py", WAITING)
-    with Terminal([*command(), "run", "train.py", "--detach"], cwd=project.folder, env=project.environ()) as tty:
+    words = [*command(), "run", "train.py", "--detach"]
+    with Terminal(words, cwd=project.folder, env=project.environ()) as tty:
         assert tty.end() == 0
         assert project.record()["id"] in tty.shown
         tty.close()
@@ -109,7 +110,7 @@ def test_it_outlives_the_terminal_that_it_was_started_from(project: Project) -> 
     os.kill(agent, signal.SIGHUP)
     project.write("go", "")
     project.wait_for_state("completed")
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (agent, keeper)), "both to leave")
+    wait_for(lambda: not is_running(agent) and not is_running(keeper), "both to leave")
 
 
 def test_logs_follow_a_run_to_its_end(project: Project) -> None:
@@ -136,7 +137,9 @@ def test_stop_takes_a_run_that_waits_for_its_turn_out_of_the_queue(project: Proj
     project.write("train.py", WAITING)
     project.machine(ram_free_gb=0.5)
     waiting = project.start("run", "train.py", "--detach", "--wait", "5", "-n", "it")
-    record = wait_for(lambda: project.records() and project.record()["host"] and project.record(), "the queue")
+    record = wait_for(
+        lambda: project.records() and project.record()["host"] and project.record(), "the queue"
+    )
     assert record
     assert record["status"] == "queued"
     assert project.run("stop", "it").code == 0

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -222,9 +221,7 @@ def test_a_run_goes_by_its_id_its_name_the_beginning_of_its_id_and_last(project:
     project.write("train.py", "")
     for run_id, name in (("aaa1", "twin"), ("aab2", "twin"), ("b", "aaa1")):
         project.run("run", "train.py", "--run-id", run_id, "-n", name)
-    seen: Callable[[str], str] = lambda reference: str(
-        json.loads(project.run("status", reference, "--json").out)["id"]
-    )
-    assert [seen(reference) for reference in ("aaa1", "twin", "aaa", "last")] == ["aaa1", "aab2", "aaa1", "b"]
+    seen = [json.loads(project.run("status", word, "--json").out) for word in ("aaa1", "twin", "aaa", "last")]
+    assert [record["id"] for record in seen] == ["aaa1", "aab2", "aaa1", "b"]
     ambiguous = project.run("status", "aa")
     assert (ambiguous.code, ambiguous.err.splitlines()[0]) == (2, "backprop: 'aa' fits 2 runs: aab2, aaa1...")

@@ -145,7 +145,9 @@ def test_the_helper_reports_saves_in_time_and_goes_on(project: Project) -> None:
 
 
 def test_the_helper_is_silent_outside_of_a_run(project: Project) -> None:
-    project.write("train.py", HELPED.replace("while not should_stop()", "while step < 3 and not should_stop()"))
+    project.write(
+        "train.py", HELPED.replace("while not should_stop()", "while step < 3 and not should_stop()")
+    )
     alone = subprocess.run(
         [sys.executable, "train.py"],
         cwd=project.folder,

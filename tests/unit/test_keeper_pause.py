@@ -282,9 +282,9 @@ def test_script_is_told_its_time_box_before_it_can_look(tmp_path: Path) -> None:
 
 def test_a_script_that_wakes_up_is_told_its_new_time_box(tmp_path: Path) -> None:
     script = """
-import signal, time
-signal.signal(signal.SIGCONT, lambda *_: print(open("time-box").read(), flush=True))
-print("ready", flush=True)
+import os, signal, time
+signal.signal(signal.SIGCONT, lambda *_: os.write(1, open("time-box", "rb").read() + b"\\n"))
+os.write(1, b"ready\\n")
 while True:
     time.sleep(1)
 """

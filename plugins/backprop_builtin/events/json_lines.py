@@ -11,6 +11,8 @@ from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimp
 
 _NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
 _decode = msgspec.json.Decoder().decode
+_NOT_PLAIN = (b'"metrics"', b'"at"', b"{}", b"{ ", b"{\t", b"null", b"\\")
+"""Names that mean something else here, objects that may say nothing, and escapes that could spell either."""
 _decode_plain = msgspec.json.Decoder(Progress).decode_lines
 
 
@@ -25,12 +27,16 @@ class JsonLines:
 
         What this lets through needs no further check: strict JSON has no NaN, and the types bound integers.
         """
-        if not lines.startswith(b"{") or b'"metrics"' in lines or b'"at"' in lines or b"{}" in lines:
+        # Where every line begins an object and there are as many objects as lines, each line is one.
+        after_first = lines.count(b"\n{")
+        is_plain = lines.startswith(b"{") and lines.count(b"\n") == after_first
+        if not is_plain or any(word in lines for word in _NOT_PLAIN):
             return None
         try:
-            return _decode_plain(lines)
+            events: list[Progress] = _decode_plain(lines)
         except (msgspec.DecodeError, RecursionError):
             return None
+        return events if len(events) == after_first + 1 else None
 
 
 @hookimpl(tryfirst=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from backprop_core import Machine, Refusal, hookimpl
+from backprop_core import Machine, Passed, Refusal, hookimpl
 
 LEAST_MB = 100.0
 
 
 @hookimpl
-def backprop_admit(machine: Machine) -> Refusal | None:
+def backprop_admit(machine: Machine) -> Refusal | Passed | None:
     free = machine.disk_free_mb
-    if free is None or free >= LEAST_MB:
+    if free is None:
         return None
-    return Refusal(f"disk: {free:.0f} MB free where records are written, {LEAST_MB:g} MB needed")
+    text = f"disk: {free:.0f} MB free where records are written, {LEAST_MB:g} MB needed"
+    return Refusal(text) if free < LEAST_MB else Passed(text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from backprop_core import (
     Gpu,
     Limits,
     Machine,
+    Passed,
     Refusal,
     RunRecord,
     RunRequest,
@@ -20,18 +23,14 @@ SAMPLES = 3
 
 
 @hookimpl
-def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | None:
+def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Passed | None:
     gpus = [gpu for gpu in machine.gpus or () if gpu.is_selectable]
-    short = [
-        gpu
-        for gpu in gpus
-        if gpu.vram_free_mb is not None and gpu.vram_free_mb < needed_mb(request.limits, gpu)
-    ]
-    if not short:
+    if not gpus:
         return None
-    found = ", ".join(f"GPU {gpu.index} has {gpu.vram_free_mb:.0f} MB free" for gpu in short)
-    needed = max(needed_mb(request.limits, gpu) for gpu in short)
-    return Refusal(f"GPU memory: {found}, {needed:.0f} MB needed", gpus=tuple(gpu.id for gpu in short))
+    needed = needed_mb(request.limits)
+    short = [gpu for gpu in gpus if gpu.vram_free_mb is not None and gpu.vram_free_mb < needed]
+    text = f"GPU memory: {describe(short or gpus)}, {needed:.0f} MB needed"
+    return Refusal(text, gpus=tuple(gpu.id for gpu in short)) if short else Passed(text)
 
 
 @hookimpl
@@ -45,11 +44,24 @@ def backprop_govern(run: RunRecord, machine: Machine) -> Stop | Warn | None:
     return Warn(reason, samples=SAMPLES)
 
 
-def needed_mb(limits: Limits, gpu: Gpu) -> float:
-    """Return what must be free on a GPU, in MiB: an absolute memory limit counts where it is larger."""
+def needed_mb(limits: Limits) -> float:
+    """Return what must be free on a GPU, in MiB: an absolute memory limit counts where it is larger.
+
+    A share is no need but a cap: "100%" would otherwise refuse every GPU that shows a desktop.
+    """
     limit = limits.gpu_memory_limit
-    absolute = memory_limit_mb(limit, gpu.vram_total_mb) if limit and "%" not in limit else None
+    absolute = memory_limit_mb(limit, None) if limit and "%" not in limit else None
     return max(limits.gpu_min_vram_mb, absolute or 0.0)
+
+
+def describe(gpus: Sequence[Gpu]) -> str:
+    """Name each GPU with what it has free."""
+    return ", ".join(
+        f"GPU {gpu.index} has "
+        + ("unknown memory" if gpu.vram_free_mb is None else f"{gpu.vram_free_mb:.0f} MB")
+        + " free"
+        for gpu in gpus
+    )
 
 
 def total_limit_mb(limits: Limits, gpus: tuple[Gpu, ...]) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backprop_core import Gpu, Machine, Pause, Refusal, RunRecord, RunRequest, Warn, hookimpl
+from collections.abc import Sequence
+
+from backprop_core import Gpu, Machine, Passed, Pause, Refusal, RunRecord, RunRequest, Warn, hookimpl
 
 SAMPLES = 3
 AT_LEAST_S = 10.0
@@ -10,21 +12,24 @@ NEAR_C = 3.0
 
 
 @hookimpl
-def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | None:
+def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | Passed | None:
     most = request.limits.gpu_max_temp_c
     gpus = [gpu for gpu in machine.gpus or () if gpu.is_selectable]
+    if not gpus:
+        return None
     hot = [gpu for gpu in gpus if is_hot(gpu, most)]
+    near = [gpu for gpu in gpus if gpu.temp_c is not None and gpu.temp_c >= most - NEAR_C]
+    text = f"GPU temperature: {describe(hot or near or gpus)}, {most:g} C is the limit"
     if hot:
-        return Refusal(
-            f"GPU temperature: {describe(hot)}, {most:g} C is the limit", gpus=tuple(g.id for g in hot)
-        )
-    near = [gpu for gpu in gpus if gpu.temp_c is not None and gpu.temp_c > most - NEAR_C]
-    return Warn(f"GPU temperature: {describe(near)}, {most:g} C is the limit") if near else None
+        return Refusal(text, gpus=tuple(gpu.id for gpu in hot))
+    return Warn(text) if near else Passed(text)
 
 
 @hookimpl
 def backprop_govern(run: RunRecord, machine: Machine) -> Pause | None:
-    limits, gpus = run.limits, machine.gpus or ()
+    limits, gpus = run.limits, machine.gpus
+    if gpus is None:
+        return Pause("GPU temperature: unknown", starts=False)
     if hot := [gpu for gpu in gpus if is_hot(gpu, limits.gpu_max_temp_c)]:
         reason = f"GPU temperature: {describe(hot)}, {limits.gpu_max_temp_c:g} C is the limit"
         return Pause(reason, samples=SAMPLES, at_least_s=AT_LEAST_S)
@@ -39,10 +44,10 @@ def is_hot(gpu: Gpu, most_c: float) -> bool:
     return bool(gpu.is_throttled_by_heat) or (gpu.temp_c is not None and gpu.temp_c >= most_c)
 
 
-def describe(gpus: list[Gpu]) -> str:
+def describe(gpus: Sequence[Gpu]) -> str:
     """Name each GPU with what was measured."""
     return ", ".join(
-        f"GPU {gpu.index} is at {'unknown' if gpu.temp_c is None else f'{gpu.temp_c:g}'} C"
+        f"GPU {gpu.index} is at {'unknown heat' if gpu.temp_c is None else f'{gpu.temp_c:g} C'}"
         + (" and slowed down by its driver" if gpu.is_throttled_by_heat else "")
         for gpu in gpus
     )

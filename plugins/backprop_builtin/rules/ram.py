@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backprop_core import Machine, Pause, Refusal, RunRequest, Warn, hookimpl
+from backprop_core import Machine, Passed, Pause, Refusal, RunRequest, Warn, hookimpl
 
 LOW_SHARE = 0.02
 LOW_GB = 0.25
@@ -10,15 +10,14 @@ STILL_LOW_S = 30.0
 
 
 @hookimpl
-def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | None:
+def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | Passed:
     free, needed = machine.host.ram_free_gb, request.limits.min_free_ram_gb
     if free is None and request.limits.max_parallel == 1:
         return Warn("available RAM cannot be measured; starting because this run is to be alone")
     if free is None:
         return Refusal("available RAM cannot be measured; start one run alone with --max-parallel 1")
-    if free < needed:
-        return Refusal(f"RAM: {free:.1f} GB available, {needed:g} GB needed (minFreeRamGB)")
-    return None
+    text = f"RAM: {free:.1f} GB available, {needed:g} GB needed (minFreeRamGB)"
+    return Refusal(text) if free < needed else Passed(text)
 
 
 @hookimpl

@@ -1,0 +1,269 @@
+"""Stopping and pausing: keys at a terminal, signals, requests from elsewhere, and ends nobody asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from keeper_client import is_running, processes_of, signs, stat
+from kit import Project, command, wait_for
+from terminal import CTRL_C, CTRL_Z, Terminal
+
+# Says what it is sent, and minds none but those it is told to mind.
+MINDING = """
+    import json, os, pathlib, signal, sys, time
+    def mind(number, _):
+        print("minds", signal.Signals(number).name, flush=True)
+        pathlib.Path("model.bin").write_text("weights")
+        print(json.dumps({"event": "checkpoint_saved", "path": "model.bin"}), flush=True)
+        sys.exit(0)
+    for name in ("SIGINT", "SIGTERM"):
+        ignore = lambda number, _: print("passes over", signal.Signals(number).name, flush=True)
+        signal.signal(getattr(signal, name), mind if name in sys.argv else ignore)
+    print("ready", os.getpid(), flush=True)
+    while True:
+        time.sleep(0.02)
+"""
+
+
+def at_a_terminal(project: Project, *words: str) -> Terminal:
+    return Terminal([*command(), "run", "train.py", *words], cwd=project.folder, env=project.environ())
+
+
+def state_of(pid: int) -> str:
+    """The letter that /proc has for it: T is stopped; empty when it is gone."""
+    return (stat(pid) or [""])[0]
+
+
+def script_of(project: Project) -> int:
+    """The process of the script, which says "ready PID"."""
+    log = project.run_folder() / "output.log"
+    return int(wait_for(lambda: log.exists() and log.read_text().split(), "the script to be ready")[1])
+
+
+def test_ctrl_c_stops_gracefully_and_exits_130(project: Project) -> None:
+    project.write("train.py", MINDING)
+    with at_a_terminal(project, "-n", "it", "--", "SIGINT") as terminal:
+        terminal.wait_for("ready")
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
+    record = project.record()
+    assert (record["status"], record["reason"]) == ("stopped", "Ctrl-C")
+    assert record["checkpoints"] == [str(project.folder / "model.bin")]
+    assert "backprop: go on with: backprop resume it" in terminal.shown
+
+
+def test_the_second_ctrl_c_terminates_and_the_third_kills(project: Project) -> None:
+    project.write("train.py", MINDING)
+    with at_a_terminal(project, "--stop-grace", "60", "--", "SIGTERM") as terminal:
+        terminal.wait_for("ready")
+        terminal.press(CTRL_C)
+        terminal.wait_for("passes over SIGINT")
+        terminal.press(CTRL_C)
+        terminal.wait_for("minds SIGTERM")
+        assert terminal.end() == 130
+    with at_a_terminal(project, "--stop-grace", "60", "--", "nothing") as terminal:
+        terminal.wait_for("ready")
+        for heard in ("passes over SIGINT", "passes over SIGTERM"):
+            terminal.press(CTRL_C)
+            terminal.wait_for(heard)
+        pressed_s = time.monotonic()
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
+        assert time.monotonic() - pressed_s < 4  # sooner than the ladder, whose last rung comes 5 s after SIGTERM
+    assert [record["status"] for record in project.records()] == ["stopped", "stopped"]
+    assert project.processes() == []
+
+
+def test_hammering_ctrl_c_loses_neither_the_record_nor_the_code(project: Project) -> None:
+    project.write("train.py", MINDING)
+    with at_a_terminal(project, "--", "SIGINT") as terminal:
+        terminal.wait_for("ready")
+        while terminal.process.poll() is None and "go on with" not in terminal.shown:
+            terminal.press(CTRL_C)
+            terminal.look(0.002)
+        assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+    assert project.record()["status"] == "stopped"
+
+
+@pytest.mark.parametrize("options", [[], ["--plain"]], ids=["live", "plain"])
+def test_ctrl_z_pauses_the_run_and_fg_continues_it(project: Project, options: list[str]) -> None:
+    project.write("train.py", MINDING)
+    env = {**project.environ(), "PS1": "$ "}
+    with Terminal(["bash", "--norc", "--noprofile", "-i"], cwd=project.folder, env=env) as shell:
+        words = [*command(), "run", "train.py", *options, "--", "SIGINT"]
+        shell.press(" ".join(words) + "\n")
+        project.wait_for_state("running")
+        pid = script_of(project)
+        shell.press(CTRL_Z)
+        record = project.wait_for_state("paused")
+        assert record["reason"] == "Ctrl-Z"
+        wait_for(lambda: state_of(pid) == "T", "the script to be stopped")
+        shell.wait_for("Stopped")
+        shell.press("echo status $?\n")
+        shell.wait_for("status 148")  # bash's own for a job that Ctrl-Z stopped, 147 for SIGSTOP
+        shell.press("fg\n")
+        project.wait_for_state("running")
+        wait_for(lambda: state_of(pid) in "SR", "the script to go on")
+        shell.press(CTRL_C)
+        project.wait_for_state("stopped")
+        shell.press("exit $?\n")
+        assert shell.end() == 130
+    ((pause,),) = (attempt["pauses"] for attempt in project.record()["attempts"])
+    assert pause["cause"] == "Ctrl-Z"
+    assert pause["begin"] <= pause["end"]
+
+
+@pytest.mark.parametrize("options", [[], ["--plain"]], ids=["live", "plain"])
+def test_closing_the_terminal_stops_the_run_gracefully(project: Project, options: list[str]) -> None:
+    project.write("train.py", MINDING)
+    with at_a_terminal(project, *options, "--", "SIGINT") as terminal:
+        terminal.wait_for("ready")
+        terminal.close()
+        assert terminal.process.wait(20) == 128 + signal.SIGHUP
+    record = project.record()
+    assert (record["status"], record["reason"]) == ("stopped", "the terminal was closed")
+    assert record["checkpoints"] == [str(project.folder / "model.bin")]
+
+
+def test_nohup_runs_on_without_its_terminal(project: Project) -> None:
+    project.write("train.py", MINDING)
+    ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command(), "run", "train.py", "--", "SIGINT"]
+    with Terminal(ignoring, cwd=project.folder, env=project.environ()) as terminal:
+        terminal.wait_for("ready")
+        pid = script_of(project)
+        terminal.close()
+        terminal.process.send_signal(signal.SIGHUP)
+        assert project.run("pause", "last").code == 0  # which would end with the run, were it about to
+        project.wait_for_state("paused")
+        assert state_of(pid) == "T"
+        project.run("stop", "last")
+        assert terminal.process.wait(20) == 143
+    assert project.record()["status"] == "stopped"
+
+
+def test_sigterm_is_a_graceful_stop_and_exits_143(project: Project) -> None:
+    project.write("train.py", MINDING)
+    running = project.start("run", "train.py", "--", "SIGINT")
+    project.wait_for_state("running")
+    script_of(project)
+    running.send_signal(signal.SIGTERM)
+    done = project.end(running)
+    assert done.code == 143
+    assert "minds SIGINT" in done.out
+    assert (project.record()["status"], project.record()["reason"]) == ("stopped", "SIGTERM")
+
+
+def test_stop_pause_and_unpause_work_from_another_process(project: Project) -> None:
+    project.write("train.py", MINDING)
+    running = project.start("run", "train.py", "-n", "it", "--", "SIGINT")
+    project.wait_for_state("running")
+    pid = script_of(project)
+    assert project.run("pause", "it").code == 0
+    assert project.wait_for_state("paused")["reason"] == "paused by `backprop pause`"
+    assert state_of(pid) == "T"
+    assert project.run("unpause", "it").code == 0
+    project.wait_for_state("running")
+    wait_for(lambda: state_of(pid) in "SR", "the script to go on")
+    project.run("pause", "it")
+    project.wait_for_state("paused")
+    stopped = project.run("stop", "it")
+    assert (stopped.code, stopped.out) == (0, "")
+    done = project.end(running)
+    assert done.code == 143
+    assert "minds SIGINT" in done.out
+    record = project.record()
+    assert (record["status"], record["reason"]) == ("stopped", "backprop stop")
+    assert [pause["end"] is not None for pause in record["attempts"][0]["pauses"]] == [True, True]
+
+
+def test_a_pause_does_not_count_and_does_not_last_for_ever(project: Project) -> None:
+    project.write("train.py", MINDING)
+    running = project.start("run", "train.py", "-m", "0.02", "--max-pause", "0.04", "--", "SIGINT")
+    project.wait_for_state("running")
+    project.run("pause", "last")
+    paused = project.wait_for_state("paused")
+    done = project.end(running)
+    record = project.record()
+    assert done.code == 75
+    assert (record["status"], record["reason"]) == ("stopped", "paused for longer than maxPauseMinutes")
+    assert record["endTime"] - paused["attempts"][0]["pauses"][0]["begin"] >= 2400  # the box alone: 1200
+
+
+def test_a_reader_that_leaves_does_not_disturb_the_training(project: Project) -> None:
+    script = """
+        for number in range(20_000):
+            print("line", number)
+        print('{"step": 20000}')
+    """
+    project.write("train.py", script)
+    for pipe in ("|", "2>&1 |"):
+        shell = ["bash", "-c", f'set -o pipefail; "$@" {pipe} head -1', "bash"]
+        done = project.run("run", "train.py", before=shell)
+        assert (done.code, done.out) == (0, "line 0\n")
+        assert (project.record()["status"], project.record()["lastStep"]) == ("completed", 20_000)
+        assert (project.run_folder() / "output.log").read_bytes().count(b"\n") == 20_001
+
+
+def test_nobody_who_could_hear_a_pause_is_no_reason_to_end_the_run(project: Project) -> None:
+    project.write("train.py", MINDING)
+    shell = ["bash", "-c", '"$@" 2>&1 | head -1; sleep 60', "bash"]
+    project.start("run", "train.py", "--", "SIGINT", before=shell)
+    project.wait_for_state("running")
+    pid = script_of(project)
+    for request, state in (("pause", "paused"), ("unpause", "running"), ("pause", "paused")):
+        project.run(request, "last")
+        project.wait_for_state(state)
+    project.run("stop", "last")
+    record = project.wait_for_state("stopped")
+    assert (record["reason"], len(record["attempts"][0]["pauses"])) == ("backprop stop", 2)
+    assert not is_running(pid)
+
+
+def gone_after(folder: Path, since_s: float) -> float:
+    """How long after the moment nobody was left of those that were given the folder."""
+    wait_for(lambda: not processes_of(folder), "everybody to be gone")
+    return time.monotonic() - since_s
+
+
+def test_who_minds_no_signal_is_gone_within_the_grace_and_5_and_a_half_seconds(project: Project) -> None:
+    """At the end of the time box, and when backprop is killed while the run goes on and while it is paused."""
+    stubborn, grace_s = project.child("stubborn"), 0.5
+    started = {}
+    for name, minutes in (("boxed", "0.04"), ("killed", "5"), ("paused", "5")):
+        (project.folder / name).mkdir()
+        words = ["-n", name, "-m", minutes, "--stop-grace", grace_s, "-p", "3", "--", project.folder / name]
+        started[name] = project.start("run", stubborn, *words)
+    for name in started:
+        wait_for(lambda name=name: len(signs(project.folder / name, "ready")) == 6, f"{name} to be ready")  # type: ignore[misc]
+    project.run("pause", "paused")
+    project.wait_for_state("paused", "paused")
+    killed_s = time.monotonic()
+    for name in ("killed", "paused"):
+        started[name].send_signal(signal.SIGKILL)
+    for name in ("killed", "paused"):
+        assert gone_after(project.folder / name, killed_s) < grace_s + 5.5 + 1  # 1 s for a busy machine
+    assert project.end(started["boxed"]).code == 0
+    boxed = project.record("boxed")
+    assert boxed["status"] == "timeboxed"
+    assert boxed["endTime"] - boxed["attempts"][0]["start"] < (2.4 + grace_s + 5.5 + 1) * 1000
+    assert processes_of(project.folder / "boxed") == []
+    assert project.run("list", "--state", "lost", "--json").out.count('"id"') == 2
+    project.write("train.py", "")
+    assert project.run("run", "train.py", "-p", "1").code == 0, "a slot was left behind"
+
+
+def test_an_interrupted_start_leaves_no_run_behind(project: Project) -> None:
+    """Ctrl-C at any moment from the first: nothing runs on, and no record says that it does."""
+    project.write("train.py", MINDING)
+    for delay_s in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+        starting = project.start("run", "train.py", "--", "SIGINT")
+        time.sleep(delay_s)
+        os.kill(starting.pid, signal.SIGINT)
+        assert project.end(starting).code in (130, -signal.SIGINT)
+    assert {record["status"] for record in project.records()} <= {"stopped"}
+    assert project.processes() == []
