@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from .hookspecs import hookimpl
     from .interfaces import EventParser, Framework, GpuProbe, Launcher, Storage, StorageBackend
+    from .locks import is_on_network
     from .records import (
         Attempt,
         CheckpointSaved,
@@ -62,6 +63,7 @@ _HOMES = {
     ),
     "hookspecs": "hookimpl",
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
+    "locks": "is_on_network",
     "records": (
         "Attempt CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits Machine "
         "Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest "
@@ -116,6 +118,7 @@ __all__ = [
     "Warn",
     "__version__",
     "hookimpl",
+    "is_on_network",
     "memory_limit_mb",
     "versions_in",
 ]

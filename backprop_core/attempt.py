@@ -27,7 +27,7 @@ from .plugins import Observers, Plugins, guarded
 from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
 from .settings import Resolved
 from .states import RunState
-from .supervisor import Ending, Job, Supervisor
+from .supervisor import Ending, Job, Signals, Supervisor, held_signals
 
 OBSERVERS_S = 5.0
 CANNOT_START = 127
@@ -90,8 +90,9 @@ def run(order: Order, plugins: Plugins, storage: Storage, view: View) -> Result:
         probe = admitted.reader.probe if admitted.reader else None
         job = prepare(order, admitted.gpus, probe, plugins)
         journal = registry.Journal(storage, record, view.tell)
-        journal.begin(record)
-        return follow(order, admitted, plugins, storage, view, journal, job)
+        with held_signals(on_hangup=not order.is_detached) as signals:
+            journal.begin(record)
+            return follow(order, admitted, plugins, storage, view, journal, job, signals)
     finally:
         admitted.slot.close()
 
@@ -264,6 +265,7 @@ def follow(  # what an attempt is made of
     view: View,
     journal: registry.Journal,
     job: Job,
+    signals: Signals,
 ) -> Result:
     """Run the script to its end and save the final record."""
     run_dir = job.time_box_file.parent
@@ -285,7 +287,7 @@ def follow(  # what an attempt is made of
     if limit := order.request.limits.gpu_memory_limit:
         view.tell(f"GPU memory limit {limit}: {journal.record.memory_layer or 'no GPU to hold it on'}")
     job = msgspec.structs.replace(job, locks=(order.lock, admitted.slot.fd))
-    supervisor = Supervisor(job, following, on_hangup=not order.is_detached)
+    supervisor = Supervisor(job, following, signals)
     following.wake = supervisor.wake
     ending = supervisor.run()
     following.end()

@@ -75,7 +75,7 @@ def what_is_wrong(path: Path) -> str | None:
 
 
 def _is_cut_short(path: Path, magic: bytes) -> bool:
-    if magic != _ZIP_MAGIC or path.suffix not in _ZIP_SUFFIXES:
+    if not _ZIP_MAGIC.startswith(magic) or path.suffix not in _ZIP_SUFFIXES:
         return False
     import zipfile
 

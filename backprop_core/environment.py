@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,28 @@ def command_line(
 
 
 def _through(through: str, python: str) -> tuple[str, ...]:
-    """Take a launcher command from the interpreter's own folder where it is there."""
+    """Take a launcher command from the interpreter's own folder where it is there.
+
+    One that another folder of PATH holds, and that is a Python script, is run by the interpreter too: its own
+    may be another environment's, in which the training script would then run.
+    """
     program, *rest = shlex.split(through)
+    if "/" in program:
+        return (program, *rest)
     beside = Path(python).parent / program
-    return (str(beside) if "/" not in program and beside.is_file() else program, *rest)
+    if beside.is_file():
+        return (str(beside), *rest)
+    from shutil import which
+
+    elsewhere = which(program)
+    return (python, elsewhere, *rest) if elsewhere and _is_python_script(elsewhere) else (program, *rest)
+
+
+def _is_python_script(path: str) -> bool:
+    with suppress(OSError), open(path, "rb") as file:
+        first = file.readline(256)
+        return first.startswith(b"#!") and b"python" in first
+    return False
 
 
 def _named_options(request: RunRequest, told: Told) -> Iterable[str]:
@@ -66,7 +85,8 @@ def _named_options(request: RunRequest, told: Told) -> Iterable[str]:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # Never with an exponent: int() in Python and arithmetic in a shell do not take one.
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def contract(told: Told) -> dict[str, str]:

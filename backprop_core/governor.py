@@ -53,7 +53,7 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, 
 
 
 def _names(entry: str, gpu: Gpu) -> bool:
-    if entry.isdigit():
+    if entry.isdecimal():
         return gpu.index == int(entry) and not (gpu.uuid or "").startswith("MIG-")
     return bool(entry) and (gpu.uuid or "").startswith(entry) and entry.startswith(("GPU-", "MIG-"))
 
@@ -174,6 +174,15 @@ class Decision(Record, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
+def _watching(answer: Answer) -> Pause | Stop | Warn:
+    """Return what a rule said, or say that it said something else."""
+    if isinstance(answer.value, Pause | Stop | Warn):
+        return answer.value
+    return Warn(
+        f"{answer.plugin}: the rule answered {type(answer.value).__name__}, not a Pause, Stop or Warn"
+    )
+
+
 class _Cause(Record, frozen=True):
     reason: str
     since_s: float
@@ -196,7 +205,8 @@ class Watch:
         :param now_s: The moment of the sample, on the monotonic clock.
         :param is_repeat: The GPUs were not read anew for it, so that nothing counts twice for them.
         """
-        spoken = {(a.plugin, type(a.value)): a.value for a in answers if not a.failure}
+        values = [(answer.plugin, _watching(answer)) for answer in answers if not answer.failure]
+        spoken = {(plugin, type(value)): value for plugin, value in values}
         self._counts = {
             key: self._count(key, is_repeat=is_repeat) if getattr(value, "starts", True) else 0
             for key, value in spoken.items()

@@ -255,7 +255,8 @@ def choose_probe(
     if known := readers.get(wanted):
         return known, known.read()
     probes = sorted(plugins.parts("backprop_gpu_probe", _PROBE_NEEDS), key=lambda probe: probe.order)
-    if wanted != "auto":  # asked for by name, it is read even where it calls itself unavailable: that says why
+    if wanted != "auto":
+        # Read even where it calls itself unavailable: that says why.
         probe = named(probes, wanted, "GPU probe", "gpu.probe")
         reader = readers[wanted] = ProbeReader(probe)
         return reader, reader.read()
@@ -291,10 +292,16 @@ def named(parts: Sequence[Any], wanted: str, what: str, setting: str) -> Any:
 
 
 def visible_devices(probe: GpuProbe, gpus: Sequence[Gpu]) -> Mapping[str, str]:
-    """Return the environment that confines a process to these GPUs, in this order."""
+    """Return the environment that confines a process to these GPUs, in this order.
+
+    :raises ProbeError: when the probe fails: no run may see the GPUs of others because of that.
+    """
     joined: dict[str, str] = {}
     for gpu in gpus:
-        for name, value in probe.visible_devices(gpu).items():
+        answer, failure = guarded(probe.name, "visible_devices", probe.visible_devices, gpu)
+        if failure or not isinstance(answer, Mapping):
+            raise ProbeError(str(failure or f"{probe.name}: visible_devices answered no variables"))
+        for name, value in answer.items():
             is_list = name.endswith("_DEVICES") and name in joined
             joined[name] = f"{joined[name]},{value}" if is_list else value
     return joined

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from .errors import UsageError
+from .errors import PluginError, UsageError
 from .interfaces import Storage
 from .machine import named
-from .plugins import Plugins, Wanted
+from .plugins import LOCAL_NAME, Plugins, Wanted
 from .plugins import load as load_plugins
 from .records import EMPTY, Record
 from .settings import Resolved, home_folder, resolve
@@ -75,8 +75,19 @@ def open_all(
     )
     resolved = _with_plugin_choices(resolved, ask)
     plugins = load(resolved, ask, environ, place.parent if place else None)
+    _refuse_broken_file(plugins)
     storage, home = open_storage(plugins, resolved, environ)
     return Opened(resolved=resolved, plugins=plugins, storage=storage, home=home)
+
+
+def _refuse_broken_file(plugins: Plugins) -> None:
+    """Go no further without a person's own `backprop_plugins.py`: what it was to guard would not be guarded."""
+    for failure in plugins.failures:
+        if failure.hook is None and failure.path and Path(failure.path).name == LOCAL_NAME:
+            raise PluginError(
+                f"{failure.path} does not load: {failure.error}",
+                "mend it, or leave it out with --no-local-plugins",
+            )
 
 
 def _with_plugin_choices(resolved: Resolved, ask: Ask) -> Resolved:

@@ -32,9 +32,9 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
     cwd = Path.cwd()
     script = describe_script(ask.script, ask.module, cwd)
     resume_from = checkpoint_given(ask.resume_from, cwd) if ask.resume_from else None
-    run_id = ask.run_id or registry.new_id()
+    run_id = registry.new_id() if ask.run_id is None else ask.run_id
     folder = registry.run_folder(opened.home, run_id)
-    if ask.run_id and (folder.exists() or opened.storage.get(run_id)):
+    if ask.run_id is not None and (folder.exists() or opened.storage.get(run_id)):
         raise UsageError(
             f"there is a run {run_id} already", "choose another --run-id, or `backprop resume` it"
         )

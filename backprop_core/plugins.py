@@ -18,6 +18,7 @@ from typing import Any
 import pluggy
 
 from . import hookspecs
+from .clock import now_s
 from .errors import BackpropError, PluginError
 from .hookspecs import PROJECT
 from .records import PluginFailure, PluginOption, Record
@@ -123,10 +124,15 @@ class Plugins:
                 implementation.plugin_name, hook, implementation.function, *given, path=path
             )
             if failure:
-                self.failures.append(failure)
+                self.note(failure)
             if failure or value is not None:
                 answers.append(Answer(plugin=implementation.plugin_name, value=value, failure=failure))
         return answers
+
+    def note(self, failure: PluginFailure) -> None:
+        """Remember a failure, once: one that comes with every event of a long run must not fill the memory."""
+        if failure not in self.failures:
+            self.failures.append(failure)
 
     def has(self, hook: str) -> bool:
         """Tell whether any plugin implements the hook."""
@@ -142,19 +148,24 @@ class Plugins:
                 missing = [name for name in needs if not hasattr(part, name)]
                 if missing:
                     error = f"{type(part).__name__} lacks {', '.join(missing)}"
-                    self.failures.append(PluginFailure(plugin=answer.plugin, hook=hook, error=error))
+                    self.note(PluginFailure(plugin=answer.plugin, hook=hook, error=error))
                 else:
                     found.append(part)
         return found
 
     def options(self) -> list[tuple[str, PluginOption]]:
         """Collect the options that plugins declare, with the plugin's name."""
-        return [
-            (answer.plugin, option)
-            for answer in self.ask("backprop_options")
-            if not answer.failure
-            for option in answer.value
-        ]
+        found: list[tuple[str, PluginOption]] = []
+        for answer in self.ask("backprop_options"):
+            options = answer.value
+            if answer.failure:
+                continue
+            if isinstance(options, list | tuple) and all(isinstance(one, PluginOption) for one in options):
+                found += [(answer.plugin, option) for option in options]
+            else:
+                error = f"it answered {type(options).__name__}, not a list of PluginOption"
+                self.note(PluginFailure(plugin=answer.plugin, hook="backprop_options", error=error))
+        return found
 
 
 _SPECS = {
@@ -180,8 +191,8 @@ def _problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str |
     code = getattr(function, "__code__", None)
     if code is None:
         return f"{name} is not a function"
-    if function.__defaults__ or function.__kwdefaults__:
-        return f"{name} has defaults for its arguments, which hooks may not have"
+    if function.__defaults__ or code.co_kwonlyargcount:
+        return f"{name} has arguments with defaults, or by keyword only, which hooks may not have"
     names = code.co_varnames[: code.co_argcount]
     unknown = [argument for argument in names if argument not in (*_SPECS[name], "self", "cls")]
     if unknown:
@@ -190,7 +201,12 @@ def _problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str |
 
 
 def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0][:500]
+    if isinstance(error, BackpropError):
+        return error.message
+    try:
+        return f"{type(error).__name__}: {error}".split("\n", 1)[0][:500]
+    except Exception:
+        return type(error).__name__
 
 
 def guarded(
@@ -202,8 +218,6 @@ def guarded(
     """
     try:
         return function(*arguments), None
-    except BackpropError as error:
-        return None, PluginFailure(plugin=plugin, hook=hook, error=error.message, path=path)
     except (Exception, SystemExit) as error:
         return None, PluginFailure(plugin=plugin, hook=hook, error=_in_words(error), path=path)
 
@@ -236,9 +250,10 @@ def find_entry_points(path: Sequence[str] | None = None) -> list[EntryPoint]:
     for folder in dict.fromkeys(sys.path if path is None else path):
         for name, metadata in _metadata_folders(folder or "."):
             text = _read(f"{metadata}/entry_points.txt")
-            if text and f"[{GROUP}]" in text and name not in found:
-                distribution, _, version = name.partition("-")
-                found[name] = list(_parse_group(text, distribution.replace("_", "-").lower(), version))
+            if text and f"[{GROUP}]" in text:
+                written, _, version = name.partition("-")
+                distribution = written.replace("_", "-").lower()
+                found.setdefault(distribution, list(_parse_group(text, distribution, version)))
     points = [point for group in found.values() for point in group]
     return sorted(points, key=lambda point: point.distribution != _OWN_DISTRIBUTION)
 
@@ -340,7 +355,10 @@ def untrusted(path: Path) -> str | None:
 
     A folder that others may write is fine with the sticky bit: there they cannot replace files of mine.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"{path} cannot be looked at ({error.strerror})"
     if status.st_uid not in (os.geteuid(), 0):
         return f"another user owns {path}"
     is_sticky_folder = path.is_dir() and status.st_mode & 0o1000
@@ -380,11 +398,12 @@ class Observers:
         """Wait until everything queued was told; False when time ran out."""
         if self._thread is None:
             return True
+        end_s = now_s() + timeout_s
         try:
             self._waiting.put(None, timeout=timeout_s)
         except queue.Full:
             return False
-        self._thread.join(timeout_s)
+        self._thread.join(max(0.0, end_s - now_s()))
         return not self._thread.is_alive()
 
     def _work(self) -> None:

@@ -158,10 +158,24 @@ class Machine(Record, frozen=True):
     disk_free_mb: float | None = None
 
 
+Samples = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Reason(msgspec.Struct, frozen=True):
-    """What a rule answers with; the reason holds the measured value and the limit."""
+    """What a rule answers with; the reason holds the measured value and the limit.
+
+    :raises TypeError: for a field of another type, at the plugin that makes it rather than where it is used.
+    """
 
     reason: str
+
+    def __post_init__(self) -> None:
+        for field in msgspec.structs.fields(self):
+            try:
+                msgspec.convert(getattr(self, field.name), field.type)
+            except msgspec.ValidationError as error:
+                raise TypeError(f"{type(self).__name__}.{field.name}: {error}") from None
 
 
 class Refusal(Reason, frozen=True, kw_only=True):
@@ -187,22 +201,22 @@ class Pause(Reason, frozen=True, kw_only=True):
     False keeps a pause of the same rule going and never begins one: the room between two thresholds.
     """
 
-    samples: int = 1
-    at_least_s: float = 0.0
-    stop_after_s: float | None = None
+    samples: Samples = 1
+    at_least_s: Seconds = 0.0
+    stop_after_s: Seconds | None = None
     starts: bool = True
 
 
 class Stop(Reason, frozen=True, kw_only=True):
     """Stop this run gracefully, once `samples` answers in a row ask for it."""
 
-    samples: int = 1
+    samples: Samples = 1
 
 
 class Warn(Reason, frozen=True, kw_only=True):
     """Tell the person, once, and go on."""
 
-    samples: int = 1
+    samples: Samples = 1
 
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -370,6 +384,25 @@ class RunRecord(Record, frozen=True, rename="camel"):
         """The limits among its settings."""
         return Limits.from_settings(self.settings)
 
+    @property
+    def standing(self) -> tuple[int, ...]:
+        """How far the run has come: of two records of one run the one with the larger standing is newer.
+
+        Attempts count first, then the state (any end that was witnessed is worth more than `lost`, which is
+        a conclusion), then pauses, checkpoints and steps of the newest attempt.
+        """
+        pauses = self.attempts[-1].pauses if self.attempts else ()
+        ended = sum(pause.end is not None for pause in pauses)
+        step = -1 if self.last_step is None else self.last_step
+        return (
+            len(self.attempts),
+            _STAGES.get(self.status, _LAST_STAGE),
+            len(pauses) + ended,
+            len(self.checkpoints),
+            step,
+            self.end_time or 0,
+        )
+
     def to_json(self) -> bytes:
         """Encode as one line of strict JSON, without a line end."""
         return msgspec.json.encode(self.to_dict())
@@ -394,7 +427,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
         """
         try:
             return cls.from_dict(msgspec.json.decode(raw))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise StorageError(f"a run record cannot be read: {error}") from error
 
     @classmethod
@@ -416,6 +449,8 @@ class RunRecord(Record, frozen=True, rename="camel"):
             raise StorageError(f"a run record cannot be read: {error}") from error
 
 
+_STAGES = {RunState.QUEUED: 0, RunState.RUNNING: 1, RunState.PAUSED: 1, RunState.LOST: 2}
+_LAST_STAGE = 3
 _RECORD_KEYS = frozenset(RunRecord.__struct_encode_fields__) - {"extra"}
 
 

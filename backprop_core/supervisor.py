@@ -35,6 +35,10 @@ STOP_SIGNALS = {
 }
 
 
+Signals = tuple[socket.socket, socket.socket]
+"""Both ends of what `held_signals` makes: numbers of signals come out of the first, a 0 is a call to look."""
+
+
 class Job(Record, frozen=True):
     """What the keeper is to start and hold. `locks` are descriptors that stay open as long as it lives."""
 
@@ -96,12 +100,15 @@ class Sink(Protocol):
 
 
 class Supervisor:
-    """Supervises one attempt in the calling thread, which must be the main one."""
+    """Supervises one attempt in the calling thread, which must be the main one.
 
-    def __init__(self, job: Job, sink: Sink, *, on_hangup: bool = True) -> None:
+    :param signals: Where the signals that we serve arrive, from `held_signals`.
+    """
+
+    def __init__(self, job: Job, sink: Sink, signals: Signals) -> None:
         self._job = job
         self._sink = sink
-        self._on_hangup = on_hangup
+        self._wakeup = signals
         self._sent = b""
         self._received = b""
         self._interrupts = 0
@@ -137,14 +144,13 @@ class Supervisor:
 
     def run(self) -> Ending:
         """Start the script, follow it to its end, and return when nothing of it is left."""
-        with _signals(self._on_hangup) as self._wakeup:
-            self._start_keeper()
-            try:
-                self._follow()
-            finally:
-                self._control.close()
-                os.close(self._output)
-            self._reap_keeper()
+        self._start_keeper()
+        try:
+            self._follow()
+        finally:
+            self._control.close()
+            os.close(self._output)
+        self._reap_keeper()
         return self._ending
 
     def _start_keeper(self) -> None:
@@ -362,10 +368,12 @@ def _spawn(argv: Sequence[str], inherited: Sequence[int]) -> int:
 
 
 @contextmanager
-def _signals(on_hangup: bool) -> Iterator[tuple[socket.socket, socket.socket]]:  # noqa: FBT001
+def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
     """Turn the signals we serve into bytes on a socket while the block runs.
 
-    SIGHUP is left alone where it was ignored from the start (nohup), or on request.
+    The block begins before a record says that the run is going on and lasts until one says how it ended, so
+    that no Ctrl-C in between loses either. SIGHUP is left alone where it was ignored from the start (nohup), or
+    on request.
     """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)

@@ -149,7 +149,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small network on handwritten digits.")
-    parser.add_argument("--seconds", type=float, default=36, help="of training in all (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=26, help="of training in all (%(default)s)")
     parser.add_argument("--epochs", type=int, default=sys.maxsize, help="in all, if they come first")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda ... (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of a fresh start")

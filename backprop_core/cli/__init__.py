@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
+
+INTERRUPT_EVERY_S = 0.5
 
 
 def main() -> None:
@@ -15,14 +19,30 @@ def main() -> None:
 
         print(f"backprop {__version__}")
         return
+    _calm_interrupts()
     try:
         from .app import run_command
 
         code = run_command(sys.argv[1:])
     except KeyboardInterrupt:  # during the import, or when all is over
         code = 130
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not change how it ended
     _flush()
     sys.exit(code)
+
+
+def _calm_interrupts() -> None:
+    """Make a hammered Ctrl-C one KeyboardInterrupt, so that what it sets off is not interrupted in turn."""
+    last_s = -INTERRUPT_EVERY_S
+
+    def interrupt(*_: object) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= INTERRUPT_EVERY_S:
+            last_s = time.monotonic()
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _open_what_is_closed() -> None:
@@ -32,9 +52,9 @@ def _open_what_is_closed() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # which is given the lowest free number
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def _flush() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -107,16 +108,23 @@ def complain(error: BackpropError) -> None:
         say("not started: " + error.reasons[0] if len(error.reasons) == 1 else "not started:")
         if len(error.reasons) > 1:
             for reason in error.reasons:
-                print(f"  - {escape(reason)}", file=sys.stderr)
+                say_more(f"- {reason}")
     else:
         say(error.message)
     if error.hint:
-        print(f"  {escape(error.hint)}", file=sys.stderr)
+        say_more(error.hint)
 
 
 def say(text: str) -> None:
-    """Print a line of ours on stderr."""
-    print(f"backprop: {escape(text)}", file=sys.stderr)
+    """Print a line of ours on stderr; no run ends because nobody is there to read it."""
+    with suppress(OSError):
+        print(f"backprop: {escape(text)}", file=sys.stderr)
+
+
+def say_more(text: str) -> None:
+    """Print a further line on what was just said."""
+    with suppress(OSError):
+        print(f"  {escape(text)}", file=sys.stderr)
 
 
 def _usage_problem(error: Any, words: Sequence[str]) -> int:
@@ -126,7 +134,7 @@ def _usage_problem(error: Any, words: Sequence[str]) -> int:
     say(text.rstrip(".").replace("\n", " "))
     command = command_in(words)
     if command in _TAKES_SCRIPT_ARGS and ("extra argument" in text or "No such option" in text):
-        print("  what belongs to the script goes after `--`", file=sys.stderr)
+        say_more("what belongs to the script goes after `--`")
     else:
-        print(f"  see `backprop {command + ' ' if command in COMMANDS else ''}--help`", file=sys.stderr)
+        say_more(f"see `backprop {command + ' ' if command in COMMANDS else ''}--help`")
     return int(ExitCode.USAGE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -26,8 +26,8 @@ from .views import PlainView
 SPEED_OVER_S = 10.0
 # Colours pass, and carriage returns; every other escape sequence and control character does not.
 _UNSAFE = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-ln-~]"  # control sequences that do not end in m
-    r"|\x1b\[(?![0-?]*[ -/]*m)|\x1b(?!\[)[\s\S]?"  # unfinished ones, and all other escapes
+    r"\x1b(?!\[[0-9:;]*m)"  # an escape that sets no colour: ESC [ > 4 m and ESC [ ? 4 m are about the keyboard
+    r"(?:\[[0-?]*[ -/]*[@-~]|\[|[^\r\n\x1b])?"  # the whole sequence, the start of an unfinished one, or one character
     r"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]"  # C0, DEL and C1, but tab, LF, CR and ESC
 )
 
@@ -43,10 +43,14 @@ class Raw:
 
 
 class LiveView(PlainView):
-    """Shows the script's whole lines above, and below them its unfinished line and how the run stands."""
+    """Shows the script's whole lines above, and below them its unfinished line and how the run stands.
+
+    Once the terminal is gone nothing more is drawn: no run ends because nobody can see it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._is_gone = False
         self._console = Console(stderr=False, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stderr=False)
         self._rest = b""
@@ -54,8 +58,16 @@ class LiveView(PlainView):
         self._waits: RenderableType | None = None
         self._speed = Speed()
 
+    def _draw(self, draw: Callable[[], object]) -> None:
+        if self._is_gone:
+            return
+        try:
+            draw()
+        except OSError:
+            self._is_gone = True
+
     def __enter__(self) -> Self:
-        self._live.start()
+        self._draw(self._live.start)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,11 +75,12 @@ class LiveView(PlainView):
             self._print(self._rest + b"\n")
         self._rest = b""
         self._snapshot = self._waits = None
-        self._live.update(Text(""), refresh=True)
-        self._live.stop()
+        self._draw(lambda: self._live.update(Text(""), refresh=True))
+        self._draw(self._live.stop)
 
     def tell(self, text: str) -> None:
-        self._console.print(Text(f"backprop: {escape(text)}", style="bold"), soft_wrap=True)
+        line = Text(f"backprop: {escape(text)}", style="bold")
+        self._draw(lambda: self._console.print(line, soft_wrap=True))
 
     def output(self, data: bytes) -> None:
         whole, end, rest = (self._rest + data).rpartition(b"\n")
@@ -87,14 +100,14 @@ class LiveView(PlainView):
         self._refresh()
 
     def suspend(self) -> None:
-        self._live.stop()
+        self._draw(self._live.stop)
 
     def resume(self) -> None:
-        self._live.start()
+        self._draw(self._live.start)
 
     def _print(self, output: bytes) -> None:
         text = harmless(output.decode("utf-8", "replace").replace("\r\n", "\n"))
-        self._console.print(Raw(text), end="", soft_wrap=True)
+        self._draw(lambda: self._console.print(Raw(text), end="", soft_wrap=True))
 
     def _refresh(self) -> None:
         parts: list[RenderableType] = []
@@ -105,7 +118,7 @@ class LiveView(PlainView):
             parts.append(self._waits)
         if self._snapshot is not None:
             parts.append(panel(self._snapshot, self._speed.steps_per_s))
-        self._live.update(RichGroup(*parts), refresh=True)
+        self._draw(lambda: self._live.update(RichGroup(*parts), refresh=True))
 
 
 class Speed:

@@ -41,6 +41,9 @@ def rows(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield f"  {name}", number(value)
     if record.exit_code is not None:
         yield "exit code", str(record.exit_code)
+    if record.settings.get("gpuMemoryLimit"):
+        held_by = record.memory_layer or "no GPU to hold it on"
+        yield "GPU limit", f"{record.settings['gpuMemoryLimit']}: {held_by}"
     for gpu in record.gpus:
         yield "GPU", f"{gpu.index} {gpu.name or ''} {gpu.uuid or ''}".strip()
     for path in record.checkpoints[-SHOWN_CHECKPOINTS:]:

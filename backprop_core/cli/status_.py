@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +13,15 @@ import typer
 
 from backprop_core import registry
 from backprop_core.admission import Admission, Weighed
+from backprop_core.clock import now_ms
+from backprop_core.governor import Finding
 from backprop_core.host import cpu_model, read_pressure
 from backprop_core.identity import host_name
 from backprop_core.locks import private_folder
 from backprop_core.opening import Opened, close, open_all
 from backprop_core.records import Gpu, Limits, Record, RunRequest, Script
-from backprop_core.slots import Holder, host_folder
-from backprop_core.units import escape, format_amount
+from backprop_core.slots import Holder, Waiter, host_folder
+from backprop_core.units import escape, format_amount, format_duration
 
 from .app import say
 from .list_ import print_json, tell_problems
@@ -27,6 +29,8 @@ from .options import Json, Set, base_ask, with_settings
 from .run_status import show_run
 
 WATCH_EVERY_S = 2.0
+WORDS = {"passed": "ok", "narrowed": "ok on others", "warned": "warning", "refused": "refused"}
+RANK = {"refused": 0, "warned": 1}
 
 
 class Standing(Record, frozen=True):
@@ -36,7 +40,7 @@ class Standing(Record, frozen=True):
     limits: Limits
     probe: str | None
     holders: tuple[Holder, ...]
-    waiting: int
+    waiting: tuple[Waiter, ...]
     cpu_model: str | None
     pressure: Mapping[str, float] | None
     reports: tuple[str, ...] = ()
@@ -97,7 +101,7 @@ def look(door: Admission, opened: Opened) -> Standing:
         limits=opened.resolved.limits,
         probe=door.probe.name if door.probe else None,
         holders=door.slots.holders(),
-        waiting=len(door.slots.waiting()),
+        waiting=door.slots.waiting(),
         cpu_model=cpu_model(host_folder(opened.home) / "cpu.json"),
         pressure=read_pressure(),
         reports=tuple(lines),
@@ -143,25 +147,60 @@ def plain_lines(standing: Standing) -> list[str]:
     machine, verdict = standing.weighed.machine, standing.weighed.verdict
     host, limits = machine.host, standing.limits
     lines = [
-        f"processor  {escape(standing.cpu_model or 'unknown')}, {format_amount(host.cpu_count, 'cores', 2)} usable",
+        f"processor  {escape(standing.cpu_model or 'unknown')}, {usable_cores(host.cpu_count)}",
         f"load       {format_amount(host.cpu_load_per_core, 'per core', 2)} (limit {limits.max_cpu_load:g})",
-        f"RAM        {format_amount(host.ram_free_gb, 'GB')} available, {limits.min_free_ram_gb:g} GB needed",
+        f"RAM        {ram(standing)}",
     ]
     if standing.pressure:
-        lines.append(
-            "pressure   " + ", ".join(f"{name} {value:g} %" for name, value in standing.pressure.items())
-        )
+        lines.append(f"pressure   {pressure(standing.pressure)}")
     lines.append(f"GPU probe  {standing.probe or 'none works'}")
     lines += [gpu_line(gpu) for gpu in machine.gpus or ()]
-    lines.append(
-        f"slots      {len(standing.holders)} of {limits.max_parallel} in use, {standing.waiting} waiting"
-    )
-    lines += [f"  held by  {escape(holder.name or '-')} ({holder.run_id})" for holder in standing.holders]
+    used, most, waiting = len(standing.holders), limits.max_parallel, len(standing.waiting)
+    lines.append(f"slots      {used} of {most} in use, {waiting} waiting")
+    lines += [f"  held by  {'  '.join(holder_cells(holder))}" for holder in standing.holders]
+    lines += [f"  waiting  {'  '.join(waiter_cells(waiter))}" for waiter in standing.waiting]
     lines += [escape(line) for line in standing.reports]
-    lines.append(f"verdict    {'a run may start now' if verdict.is_allowed else 'no run starts now:'}")
-    lines += [f"  - {escape(reason)}" for reason in verdict.reasons]
-    lines += [f"  warning: {escape(warning)}" for warning in verdict.warnings]
+    lines.append(f"verdict    {'a run may start now' if verdict.is_allowed else 'no run starts now'}")
+    lines += [f"  {WORDS[finding.kind]}: {escape(finding.reason)}" for finding in ordered(verdict.findings)]
     return lines
+
+
+def ordered(findings: Sequence[Finding]) -> list[Finding]:
+    """Sort what the rules say, objections first."""
+    return sorted(findings, key=lambda finding: RANK.get(finding.kind, 2))
+
+
+def usable_cores(count: float | None) -> str:
+    """Write how many cores this user's processes may use; a quota may leave a part of one."""
+    return "unknown cores" if count is None else f"{count:.3g} cores usable"
+
+
+def ram(standing: Standing) -> str:
+    """Write how much RAM is available, of how much, and how much a run needs."""
+    host = standing.weighed.machine.host
+    free, total = format_amount(host.ram_free_gb, "GB"), format_amount(host.ram_total_gb, "GB")
+    return f"{free} of {total} available, {standing.limits.min_free_ram_gb:g} GB needed"
+
+
+def pressure(shares: Mapping[str, float]) -> str:
+    """Write how much of the last 10 s something waited for each resource."""
+    return ", ".join(f"{name} {share:g} %" for name, share in shares.items())
+
+
+def holder_cells(holder: Holder) -> tuple[str, str, str, str]:
+    """Describe who holds a slot: name, id, since when, and which GPU memory it was promised."""
+    gpus = ", ".join(f"GPU {gpu.index}: {gpu.reserved_mb:.0f} MB" for gpu in holder.gpus)
+    return (escape(holder.name or "-"), escape(holder.run_id), _since(holder.since_ms), gpus or "no GPU")
+
+
+def waiter_cells(waiter: Waiter) -> tuple[str, str, str, str]:
+    """Describe who waits: name, id, since when, and what stood in the way on arrival."""
+    name, why = escape(waiter.name or "-"), escape(waiter.reason or "")
+    return (name, escape(waiter.run_id), _since(waiter.since_ms), why)
+
+
+def _since(moment_ms: int | None) -> str:
+    return "?" if moment_ms is None else f"for {format_duration((now_ms() - moment_ms) / 1000)}"
 
 
 def gpu_line(gpu: Gpu) -> str:
@@ -177,12 +216,18 @@ def gpu_line(gpu: Gpu) -> str:
 
 def _watch(door: Admission, opened: Opened) -> int:
     try:
-        while True:
-            standing = look(door, opened)
-            if sys.stdout.isatty():
-                print("\x1b[H\x1b[2J", end="")
-            show(standing)
-            sys.stdout.flush()
-            time.sleep(WATCH_EVERY_S)
+        if sys.stdout.isatty():
+            from .status_table import watch
+
+            watch(_looks(door, opened))
+        for standing in _looks(door, opened):
+            print("\n".join([*plain_lines(standing), ""]), flush=True)
     except KeyboardInterrupt:
-        return 0
+        pass
+    return 0
+
+
+def _looks(door: Admission, opened: Opened) -> Iterator[Standing]:
+    while True:
+        yield look(door, opened)
+        time.sleep(WATCH_EVERY_S)

@@ -9,7 +9,7 @@ from backprop_core.clock import as_datetime, now_ms
 from backprop_core.records import RunRecord
 from backprop_core.units import escape, format_duration
 
-_SECRET = re.compile(r"(?i)(api[-_]?key|token|secret|password|passwd|credential|auth)")
+_SECRET = re.compile(r"(?i)(api[-_]?key|token(?!iz)|secret|password|passwd|credential|auth(?!or))")
 HIDDEN = "***"
 
 
@@ -19,8 +19,9 @@ def redacted(arguments: Sequence[str]) -> list[str]:
     hide_next = False
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        is_secret = bool(_SECRET.search(name)) and argument.startswith("-")
-        if hide_next and not argument.startswith("-"):
+        is_option = argument.startswith("-")
+        is_secret = bool(_SECRET.search(name)) and (is_option or bool(equals))
+        if hide_next and not is_option:
             shown.append(HIDDEN)
         else:
             shown.append(f"{name}={HIDDEN}" if is_secret and equals else argument)

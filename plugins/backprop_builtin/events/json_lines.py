@@ -11,7 +11,7 @@ from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimp
 
 _NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
 _decode = msgspec.json.Decoder().decode
-_NOT_PLAIN = (b'"metrics"', b'"at"', b"{}", b"{ ", b"{\t", b"null", b"\\")
+_NOT_PLAIN = (b'"metrics"', b'"at"', b"null", b"\\")
 """Names that mean something else here, objects that may say nothing, and escapes that could spell either."""
 _decode_plain = msgspec.json.Decoder(Progress).decode_lines
 
@@ -28,8 +28,8 @@ class JsonLines:
         What this lets through needs no further check: strict JSON has no NaN, and the types bound integers.
         """
         # Where every line begins an object and there are as many objects as lines, each line is one.
-        after_first = lines.count(b"\n{")
-        is_plain = lines.startswith(b"{") and lines.count(b"\n") == after_first
+        after_first = lines.count(b'\n{"')
+        is_plain = lines.startswith(b'{"') and lines.count(b"\n") == after_first
         if not is_plain or any(word in lines for word in _NOT_PLAIN):
             return None
         try:

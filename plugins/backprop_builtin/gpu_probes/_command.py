@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
 KILL_LIMIT_S = 1.0
+
+_asked: set[Popen[str]] = set()
+"""Children that have not answered yet, of any thread."""
 
 
 class Answer(NamedTuple):
@@ -61,12 +65,14 @@ class Questions:
             )
         except OSError as error:
             raise ProbeError(f"{self._name} cannot be started: {error.strerror} ({self._program})") from error
+        _asked.add(child)
         try:
             output, errors = child.communicate(timeout=max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired as error:
             raise ProbeError(f"{self._name} did not answer within {self._limit_s:g} s") from error
         finally:
             self._end(child)
+            _asked.discard(child)
         return Answer(child.returncode, output if output.strip() else errors)
 
     @property
@@ -79,8 +85,7 @@ class Questions:
 
         if child.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill(child)
         for pipe in (child.stdout, child.stderr):
             if pipe is not None:
                 pipe.close()
@@ -88,6 +93,20 @@ class Questions:
             child.wait(KILL_LIMIT_S)
         except subprocess.TimeoutExpired:
             self.unkillable = child
+
+
+def _kill(child: Popen[str]) -> None:
+    """Kill what the child is, and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+@atexit.register
+def _leave_nothing_behind() -> None:
+    """End what still hangs when this process ends, whose threads are then not waited for."""
+    for child in tuple(_asked):
+        if child.returncode is None:
+            _kill(child)
 
 
 def find_trusted(program: str, path: str) -> str | None:

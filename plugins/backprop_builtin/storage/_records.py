@@ -148,7 +148,19 @@ def read_record(run_id: str, raw: bytes) -> RunRecord:
     return record
 
 
-def is_newer(raw: msgspec.Raw, than: RunRecord) -> bool:
+def refuse_newer(known: bytes | msgspec.Raw | None, record: RunRecord) -> None:
+    """See that a record takes the place of none that a newer version wrote.
+
+    :raises StorageError: when it would.
+    """
+    if known is not None and is_newer(known, record):
+        raise StorageError(
+            f"run {record.id} was recorded by a newer Backprop and is left as it is",
+            "upgrade Backprop, or give the run another id",
+        )
+
+
+def is_newer(raw: bytes | msgspec.Raw, than: RunRecord) -> bool:
     """Tell whether a record was written by a version that knows more than this one does."""
     try:
         version = _version_of(raw).schema_version

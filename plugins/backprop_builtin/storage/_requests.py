@@ -12,10 +12,30 @@ from ._files import LockBusyError, explained, locked, write_all
 from ._records import UNREADABLE
 from ._run_folders import REQUESTS, RunFolders
 
-_TAKE_WAIT_S = 0.05
+TAKE_WAIT_S = 0.05
 """A supervisor that polls comes back soon; it must not stand still for somebody who holds the lock."""
 
 _decode = msgspec.json.Decoder(Intent).decode
+
+
+def encode_request(run_id: str, intent: Intent) -> bytes:
+    """Write a request as a line of JSON, without its end.
+
+    :raises StorageError: for text that is not Unicode.
+    """
+    values = {name: value for name, value in msgspec.to_builtins(intent).items() if value is not None}
+    try:
+        return msgspec.json.encode(values)
+    except UNREADABLE as error:
+        raise StorageError(f"a request to run {run_id} cannot be left: {error}") from error
+
+
+def decode_request(line: bytes) -> Intent | None:
+    """Read a request; None for what is none."""
+    try:
+        return _decode(line)
+    except UNREADABLE:
+        return None
 
 
 class Requests:
@@ -27,8 +47,7 @@ class Requests:
 
     def post(self, run_id: str, intent: Intent) -> None:
         """Leave a request."""
-        values = {name: value for name, value in msgspec.to_builtins(intent).items() if value is not None}
-        line = msgspec.json.encode(values) + b"\n"
+        line = encode_request(run_id, intent) + b"\n"
         self._folders.make(run_id)
         path = self._folders.path_of(run_id, REQUESTS)
         with locked(path, self._lock_wait_s) as descriptor, explained("write", path):
@@ -51,7 +70,7 @@ class Requests:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         try:
-            with locked(path, _TAKE_WAIT_S) as descriptor, explained("write", path):
+            with locked(path, TAKE_WAIT_S) as descriptor, explained("write", path):
                 return _take_line(descriptor)
         except LockBusyError:
             return None
@@ -67,14 +86,7 @@ def _take_line(descriptor: int) -> Intent | None:
             if taken is not None:
                 return taken
             os.pwrite(descriptor, b" " * (len(line) - 1) + b"\n", position)
-            taken = _intent(line)
+            taken = decode_request(line)
         position += len(line)
     os.ftruncate(descriptor, 0)
     return taken
-
-
-def _intent(line: bytes) -> Intent | None:
-    try:
-        return _decode(line)
-    except UNREADABLE:
-        return None

@@ -17,6 +17,7 @@ from ._records import UNREADABLE
 COPY = "run.json"
 SERIES = "metrics.jsonl"
 REQUESTS = "control"
+JOURNAL = "journal-"
 KNOWN_FILES = frozenset(
     {COPY, SERIES, REQUESTS, "lock", "output.log", "agent.log", "time-box.json", "stopping"}
 )
@@ -59,9 +60,17 @@ class RunFolders:
         with explained("write", path):
             replace_file(path, line + b"\n")
 
-    def has_copies(self) -> bool:
-        """Tell whether there is anything to rebuild records from."""
-        return any(os.path.lexists(self.path_of(run_id, COPY)) for run_id in self._ids())
+    def has_copies_of(self, store: Path) -> bool:
+        """Tell whether there is anything to rebuild a missing store from.
+
+        The folders may be another store's in the same place: then they are none of this one's, unless it was
+        written to before, which its lock tells.
+        """
+        if not any(os.path.lexists(self.path_of(run_id, COPY)) for run_id in self._ids()):
+            return False
+        with explained("look into", store.parent):
+            locks = {name for name in os.listdir(store.parent) if name.endswith(".lock")}
+        return f"{store.name}.lock" in locks or not locks
 
     def copies(self) -> tuple[dict[str, msgspec.Raw], list[str]]:
         """Read every copy, by run id; and name those that cannot be read."""
@@ -88,7 +97,7 @@ class RunFolders:
         folder = Path(self.path_of(run_id))
         with explained("empty", folder), suppress(FileNotFoundError):
             for name in os.listdir(folder):
-                if name in KNOWN_FILES or is_leftover(name, COPY):
+                if name in KNOWN_FILES or name.startswith(JOURNAL) or is_leftover(name, COPY):
                     (folder / name).unlink(missing_ok=True)
             with suppress(OSError):  # somebody keeps files of their own in it
                 folder.rmdir()

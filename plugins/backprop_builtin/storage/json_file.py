@@ -12,25 +12,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from backprop_core import Intent, Progress, RunRecord, RunState, StorageBackend, StorageError, hookimpl
+from backprop_core import Intent, Progress, RunRecord, RunState, StorageBackend, hookimpl
 
 from ._files import (
     DamageError,
+    LockBusyError,
     explained,
     keep_aside,
     locked,
-    make_private_folder,
     read_plain_file,
-    refuse_shared_folder,
     remove_leftovers,
     replace_file,
 )
-from ._records import is_intact, is_newer, join, newest_first, parse, read_record, salvage, seal
+from ._journals import Journal, Journals
+from ._places import place_of
+from ._reading import Reading
+from ._records import join, newest_first, parse, refuse_newer, salvage, seal
 from ._requests import Requests
 from ._run_folders import RunFolders
 from ._series import Series
@@ -56,35 +58,7 @@ class JsonBackend:
         :raises StorageError: when the folder is another user's or may be written to by others, or
             when the URL is not that of a file.
         """
-        path = Path(os.path.abspath(home / FILE_NAME)) if url is None else _path_in(url)
-        with explained("make", path.parent):
-            make_private_folder(path.parent)
-        refuse_shared_folder(path.parent)
-        return JsonStorage(_followed(path), RunFolders(path.parent / "runs"))
-
-
-def _path_in(url: str) -> Path:
-    from urllib.parse import unquote
-
-    text = unquote(url.removeprefix("json:").removeprefix("//"))
-    if not text.startswith("/") or text.endswith("/") or "\0" in text or Path(text).is_dir():
-        raise StorageError(
-            f"storage is {url!r}", "name a file by its full path: json:///home/me/experiments.json"
-        )
-    return Path(os.path.normpath(text))
-
-
-def _followed(path: Path) -> Path:
-    """Follow a link that this user made to a file of their own: writing replaces the file, not the link."""
-    with explained("look at", path):
-        if not path.is_symlink():
-            return path
-        target = Path(os.path.realpath(path))
-        owners = {found.lstat().st_uid for found in (path, target) if os.path.lexists(found)}
-    if owners != {os.geteuid()}:
-        raise StorageError(f"{path} is a link that involves another user's file", "remove the link")
-    refuse_shared_folder(target.parent)
-    return target
+        return JsonStorage(*place_of(url, home, self.name, FILE_NAME))
 
 
 class JsonStorage:
@@ -92,12 +66,14 @@ class JsonStorage:
 
     def __init__(self, path: Path, folders: RunFolders, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self.path = path
-        self.problems: list[str] = []
         self._folders = folders
+        self._reading = Reading(path, folders)
+        self._journals = Journals(path, folders)
         self._series = Series(folders)
         self._requests = Requests(folders, lock_wait_s)
         self._lock_wait_s = lock_wait_s
         self._has_swept = False
+        self.problems = self._reading.problems
 
     def get(self, run_id: str) -> RunRecord | None:
         """Return the record, or None where there is none.
@@ -106,22 +82,36 @@ class JsonStorage:
         """
         self._folders.path_of(run_id)
         raw = self._read().get(run_id)
-        return None if raw is None else self._decoded(run_id, raw)
+        return None if raw is None else self._reading.decoded(run_id, bytes(raw))
 
     def save(self, record: RunRecord) -> None:
-        line = seal(record)
-        self._folders.path_of(record.id)
-        with self._locked():
-            records = self._load_or_mend()
-            known = records.get(record.id)
-            if known is not None and is_newer(known, record):
-                raise StorageError(
-                    f"run {record.id} was recorded by a newer Backprop and is left as it is",
-                    "upgrade Backprop, or give the run another id",
-                )
-            self._folders.save_copy(record.id, line)
-            records[record.id] = msgspec.Raw(line)
-            self._write(records)
+        """Add or replace the record; durable when it returns.
+
+        Where somebody keeps the lock for longer than is waited for, the record is left in a journal in the
+        run's folder, which readers see, and which the next writer adds to the file.
+        """
+        self.save_many((record,))
+
+    def save_many(self, records: Sequence[RunRecord]) -> None:
+        """Save records with one writing of the file: all of them or none."""
+        lines = {record.id: seal(record) for record in records}
+        for run_id in lines:
+            self._folders.path_of(run_id)
+        try:
+            with self._locked():
+                known, journals = self._load_to_change()
+                _refuse_newer(known, records)
+                for run_id, line in lines.items():
+                    self._folders.save_copy(run_id, line)
+                    known[run_id] = msgspec.Raw(line)
+                self._write(known)
+                self._journals.forget(journals)
+        except LockBusyError as busy:
+            with suppress(DamageError):
+                _refuse_newer(self._load(), records)
+            for run_id, line in lines.items():
+                kept = self._journals.keep(run_id, line)
+                self._reading.note(f"{busy.message}: run {run_id} waits in {kept.parent} for the next writer")
 
     def runs(self, *, states: Collection[RunState] = (), limit: int | None = None) -> Sequence[RunRecord]:
         """List runs, newest first; records that cannot be read are left out and named in `problems`."""
@@ -130,20 +120,20 @@ class JsonStorage:
         for run_id in newest_first(records, frozenset(states)):
             if limit is not None and len(found) >= limit:
                 break
-            try:
-                self._folders.path_of(run_id)
-                found.append(self._decoded(run_id, records[run_id]))
-            except StorageError as error:
-                self._note(f"{self.path}: {error.message}")
+            record = self._reading.decoded_or_noted(run_id, bytes(records[run_id]))
+            if record is not None:
+                found.append(record)
         return found
 
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""
         self._folders.path_of(run_id)
         with self._locked():
-            records = self._load_or_mend()
-            if records.pop(run_id, None) is not None:
-                self._write(records)
+            known, journals = self._load_to_change()
+            if known.pop(run_id, None) is not None or journals:
+                self._write(known)
+            self._journals.forget(journals)
+            self._journals.forget_run(run_id)
             self._series.let_go(run_id)
             self._folders.remove(run_id)
 
@@ -167,23 +157,36 @@ class JsonStorage:
         with locked(f"{self.path}.lock", self._lock_wait_s):
             yield
 
-    def _decoded(self, run_id: str, raw: msgspec.Raw) -> RunRecord:
-        text = bytes(raw)
-        record = read_record(run_id, text)
-        if not is_intact(text):
-            self._note(
-                f"{self.path}: record {run_id} does not match its checksum, it was edited or damaged; "
-                f"what Backprop wrote last is in {self._folders.path_of(run_id)}/run.json"
-            )
-        return record
+    def _load_to_change(self) -> tuple[dict[str, msgspec.Raw], list[Journal]]:
+        """Load all records with waiting journals added, and the journals that may go once they are written."""
+        waiting = self._journals.waiting()
+        records = self._load_or_mend()
+        for journal in self._merge(waiting, records):
+            self._folders.save_copy(journal.run_id, journal.line or b"")
+        return records, [journal for journal in waiting if journal.is_done_with]
+
+    def _merge(self, waiting: Sequence[Journal], records: dict[str, msgspec.Raw]) -> list[Journal]:
+        """Put those journals that know more in the place of what is stored, and give them."""
+        merged: list[Journal] = []
+        for journal in waiting:
+            if not journal.is_done_with:
+                self._reading.note(f"{journal.path} cannot be read and is left as it is")
+            stored = records.get(journal.run_id)
+            if journal.is_ahead_of(None if stored is None else bytes(stored)):
+                records[journal.run_id] = msgspec.Raw(journal.line or b"")
+                merged.append(journal)
+        return merged
 
     def _read(self) -> dict[str, msgspec.Raw]:
         """Read without the lock, for a rename is seen whole or not at all; damage is mended under it."""
+        waiting = self._journals.waiting()
         try:
-            return self._load()
+            records = self._load()
         except DamageError:
             with self._locked():
-                return self._load_or_mend()
+                records = self._load_or_mend()
+        self._merge(waiting, records)
+        return records
 
     def _load_or_mend(self) -> dict[str, msgspec.Raw]:
         try:
@@ -196,7 +199,7 @@ class JsonStorage:
             text = read_plain_file(self.path)
         if text is not None:
             return parse(text)
-        if self._folders.has_copies():
+        if self._folders.has_copies_of(self.path):
             raise DamageError("is missing")
         return {}
 
@@ -212,9 +215,11 @@ class JsonStorage:
                 source = f"what is whole in it and from {source}"
         records = {run_id: found[run_id] for run_id in reversed(newest_first(found))}
         self._write(records)
-        self._note(f"{self.path} {what}: {kept}{len(records)} runs were put together again from {source}")
+        self._reading.note(
+            f"{self.path} {what}: {kept}{len(records)} runs were put together again from {source}"
+        )
         for problem in unreadable:
-            self._note(problem)
+            self._reading.note(problem)
         return records
 
     def _damaged_text(self) -> bytes:
@@ -230,6 +235,7 @@ class JsonStorage:
                 self._has_swept = True
             replace_file(self.path, join(records))
 
-    def _note(self, problem: str) -> None:
-        if problem not in self.problems:
-            self.problems.append(problem)
+
+def _refuse_newer(known: dict[str, msgspec.Raw], records: Sequence[RunRecord]) -> None:
+    for record in records:
+        refuse_newer(known.get(record.id), record)

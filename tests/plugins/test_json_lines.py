@@ -1,0 +1,114 @@
+"""JSON objects in a script's output, one a line, are progress and checkpoints; any other line is not."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from backprop_builtin.events.json_lines import JsonLines, backprop_event_parser, parse_line
+from backprop_core import CheckpointSaved, Event, Progress
+
+PLAIN = b'{"step": 1, "loss": 0.5}\n{"step":2,"total_steps":10,"epoch":0.1}'
+
+
+def test_plugin_brings_a_parser_that_is_asked_before_others() -> None:
+    assert isinstance(backprop_event_parser(), JsonLines)
+    marks = backprop_event_parser.backprop_impl  # type: ignore[attr-defined]
+    assert marks["tryfirst"]
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        ('{"step": 500, "loss": 0.015}', Progress(step=500, loss=0.015)),
+        ('  {"step": 5} ', Progress(step=5)),
+        (
+            '{"step": 1, "total_steps": 9, "epoch": 0.5, "lr": 1e-3, "top1": 7}',
+            Progress(step=1, total_steps=9, epoch=0.5, metrics={"lr": 1e-3, "top1": 7}),
+        ),
+        ('{"totalSteps": 9, "loss": 1}', Progress(total_steps=9, loss=1)),
+        ('{"val_loss": 0.5, "note": "x", "ok": true, "list": [1]}', Progress(metrics={"val_loss": 0.5})),
+        ('{"event": "checkpoint_saved", "path": "/tmp/c.pt"}', CheckpointSaved(path="/tmp/c.pt")),
+        (
+            '{"event": "checkpoint_saved", "path": "c", "step": 3, "loss": 1}',
+            CheckpointSaved(path="c", step=3),
+        ),
+        ('{"event": "epoch_end", "loss": 1}', Progress(loss=1)),
+        ('{"metrics": {"a": 1}, "step": 1}', Progress(step=1)),
+        ('{"at": 5, "step": 1}', Progress(step=1, metrics={"at": 5})),
+    ],
+)
+def test_a_line_that_is_an_object_is_an_event(line: str, event: Event) -> None:
+    assert parse_line(line) == [event]
+    assert JsonLines()(line) == [event]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "epoch 1 loss 0.5",
+        "[1, 2]",
+        "5",
+        "null",
+        '"step"',
+        "{",
+        "{}",
+        '{"step": null}',
+        '{"note": "x"}',
+        '{"step": 1} {"step": 2}',
+        '{"step": 1}, ',
+        "{'step': 1}",
+        '{"a":' * 5000,
+        '{"step": ' + "9" * 5000 + "}",
+    ],
+    ids=lambda line: line[:30],
+)
+def test_any_other_line_is_left_to_others(line: str) -> None:
+    assert parse_line(line) is None
+    assert not JsonLines().parse_chunk(line.encode())
+
+
+def test_what_pythons_json_writes_beyond_the_standard_is_handed_on_to_be_counted() -> None:
+    (event,) = parse_line(json.dumps({"step": 1, "loss": math.nan, "acc": math.inf})) or ()
+    assert isinstance(event, Progress)
+    assert (event.step, event.metrics) == (1, {"acc": math.inf})
+    assert event.loss is not None
+    assert math.isnan(event.loss)
+
+
+def test_many_plain_lines_are_read_at_once() -> None:
+    assert JsonLines().parse_chunk(PLAIN) == [
+        Progress(step=1, loss=0.5),
+        Progress(step=2, total_steps=10, epoch=0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"epoch done",
+        b"",
+        b'{"step": 3, "accuracy": 1}',
+        b'{"step": true}',
+        b'{"step": 1.0}',
+        b'{"step": 9223372036854775808}',
+        b'{"loss": NaN}',
+        b'{"loss": 1e999}',
+        b'{"loss": null}',
+        b"{}",
+        b"{ }",
+        b'{"step": 3} {"step": 4}',
+        b'{"step":\n3}',
+        b'{"metrics": {"a": 1}}',
+        b'{"metr\\u0069cs": {"a": 1}}',
+        b'{"at": 5}',
+        b'{"step": 1}\xff',
+    ],
+)
+def test_with_any_other_line_among_them_they_are_left_to_be_read_one_by_one(line: bytes) -> None:
+    parser = JsonLines()
+    for lines in (line, PLAIN + b"\n" + line, line + b"\n" + PLAIN):
+        assert parser.parse_chunk(lines) is None

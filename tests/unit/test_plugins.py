@@ -1,0 +1,370 @@
+"""Plugins are found, ordered and blocked; whatever one of them does wrong ends here, with its name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from fake_plugins import bring, plugin, plugins_with
+
+from backprop_core import PluginError, hookimpl
+from backprop_core.plugins import (
+    LOCAL_NAME,
+    EntryPoint,
+    Plugins,
+    PluginState,
+    Wanted,
+    find_entry_points,
+    guarded,
+    load,
+    untrusted,
+)
+from backprop_core.records import PluginOption
+
+HOOK = "from backprop_core import hookimpl\n@hookimpl\ndef backprop_status_report():\n    return {!r}\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the import path; what was imported from it is forgotten afterwards."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def install(site: Path, distribution: str, points: str, folder: str = "") -> None:
+    metadata = site / (folder or f"{distribution}-1.2.dist-info")
+    metadata.mkdir()
+    (metadata / "entry_points.txt").write_text(points)
+
+
+def state(plugins: Plugins, name: str) -> PluginState:
+    (found,) = [state for state in plugins.states if state.name == name]
+    return found
+
+
+def reports(plugins: Plugins) -> list[Any]:
+    return [answer.value for answer in plugins.ask("backprop_status_report", settings=None)]
+
+
+# Finding ---------------------------------------------------------------------------------------
+
+
+def test_entry_points_are_read_from_the_metadata_of_distributions_ours_first(tmp_path: Path) -> None:
+    install(
+        tmp_path,
+        "aaa",
+        "[console_scripts]\nx = y\n\n[backprop]\n# a comment\n; another\nnotify=aaa.it:plugin\n",
+    )
+    install(tmp_path, "backprop_core", "[backprop]\nram = builtin.ram\n[other]\nz = z\n")
+    install(tmp_path, "none", "[console_scripts]\nbackprop = x\n")
+    install(tmp_path, "old", "[backprop]\nold = old\n", "Old_Style-2.0.egg-info")
+    (tmp_path / "broken-1.dist-info").mkdir()
+    (tmp_path / "broken-1.dist-info" / "entry_points.txt").write_bytes(b"[backprop]\n\xff = x\n")
+    assert find_entry_points([str(tmp_path), str(tmp_path / "missing"), str(tmp_path)]) == [
+        EntryPoint(name="ram", target="builtin.ram", distribution="backprop-core", version="1.2"),
+        EntryPoint(name="old", target="old", distribution="old-style", version="2.0"),
+        EntryPoint(name="notify", target="aaa.it:plugin", distribution="aaa", version="1.2"),
+    ]
+
+
+def test_of_two_versions_of_a_distribution_the_first_on_the_path_counts(tmp_path: Path) -> None:
+    for number, folder in enumerate(["first", "second"]):
+        (tmp_path / folder).mkdir()
+        install(tmp_path / folder, "x", f"[backprop]\nx = v{number}\n", f"x-{number}.0.dist-info")
+    found = find_entry_points([str(tmp_path / "first"), str(tmp_path / "second")])
+    assert [(point.target, point.version) for point in found] == [("v0", "0.0")]
+
+
+def test_our_own_built_in_plugins_are_found_through_our_own_distribution() -> None:
+    plugins = load(Wanted(with_others=False))
+    assert {state.distribution for state in plugins.states} == {"backprop-core"}
+    assert {"json", "local", "nvml", "ram", "json-lines"} <= {state.name for state in plugins.states}
+    assert all(state.state == "active" and state.hooks and state.path for state in plugins.states)
+
+
+# Loading ---------------------------------------------------------------------------------------
+
+
+def test_later_sources_are_asked_first(site: Path, tmp_path: Path) -> None:
+    install(site, "other", "[backprop]\nother = other_plugin\n")
+    (site / "other_plugin.py").write_text(HOOK.format("entry point"))
+    (site / "named_plugin.py").write_text(HOOK.format("named"))
+    root, beside = tmp_path / "project", tmp_path / "project" / "src"
+    beside.mkdir(parents=True)
+    for folder in (root, beside):
+        (folder / LOCAL_NAME).write_text(HOOK.format(folder.name))
+    plugins = load(Wanted(modules=("named_plugin",), folders=(root, beside, root)))
+    assert reports(plugins) == ["src", "project", "named", "entry point"]
+    assert [one.name for one in plugins.states[-4:]] == [
+        "other",
+        "named_plugin",
+        str(root / LOCAL_NAME),
+        str(beside / LOCAL_NAME),
+    ]
+    assert state(plugins, "other") == PluginState(
+        name="other",
+        state="active",
+        path=str(site / "other_plugin.py"),
+        distribution="other",
+        version="1.2",
+        hooks=("backprop_status_report",),
+    )
+
+
+def test_blocked_plugins_are_not_imported_and_are_listed(site: Path, tmp_path: Path) -> None:
+    install(site, "other", "[backprop]\nother = does.not.exist\n")
+    (tmp_path / LOCAL_NAME).write_text("1 / 0")
+    blocked = frozenset({"other", "missing_module", "backprop_plugins"})
+    plugins = load(Wanted(modules=("missing_module",), folders=(tmp_path,), blocked=blocked))
+    names = ("other", "missing_module", str(tmp_path / LOCAL_NAME))
+    assert [state(plugins, name).state for name in names] == ["blocked"] * 3
+    assert plugins.failures == []
+
+
+def test_other_distributions_can_be_left_out(site: Path) -> None:
+    install(site, "other", "[backprop]\nother = does.not.exist\n")
+    assert "other" not in [state.name for state in load(Wanted(with_others=False)).states]
+
+
+def test_an_entry_point_may_name_an_object_in_a_module(site: Path) -> None:
+    install(site, "other", "[backprop]\nother = other_plugin:it\n")
+    (site / "other_plugin.py").write_text(
+        "from backprop_core import hookimpl\nclass It:\n    @hookimpl\n"
+        "    def backprop_status_report(self):\n        return 'object'\nit = It()\n"
+    )
+    assert reports(load(Wanted())) == ["object"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("def", "SyntaxError: "),
+        (HOOK.format("x").replace("_status_", "_statu_"), "did you mean backprop_status_report?"),
+    ],
+)
+def test_a_broken_entry_point_is_a_named_failure_but_fatal_where_it_was_asked_for(
+    site: Path, source: str, error: str
+) -> None:
+    install(site, "other", "[backprop]\nother = other_plugin\n")
+    (site / "other_plugin.py").write_text(source)
+    plugins = load(Wanted())
+    assert state(plugins, "other").state == "failed"
+    (failure,) = plugins.failures
+    assert failure.plugin == "other"
+    assert error in failure.error
+    assert error in str(failure)
+    with pytest.raises(PluginError, match="other_plugin") as caught:
+        load(Wanted(modules=("other_plugin",), blocked=frozenset({"other"})))
+    assert error in caught.value.message
+
+
+def test_a_named_module_is_found_in_the_folders_to_search_which_leave_the_path_again(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "only_here_plugin.py").write_text(HOOK.format("here"))
+    before = list(sys.path)
+    wanted = Wanted(modules=("only_here_plugin",), search=(tmp_path / "missing", folder))
+    assert reports(load(wanted)) == ["here"]
+    assert sys.path == before
+    del sys.modules["only_here_plugin"]
+    folder.chmod(0o777)
+    with pytest.raises(PluginError, match="only_here_plugin does not load"):
+        load(wanted)
+
+
+def test_a_local_file_that_does_not_load_is_a_failure_and_its_unknown_hook_a_warning(tmp_path: Path) -> None:
+    local = tmp_path / LOCAL_NAME
+    local.write_text("import nothing_of_that_name")
+    plugins = load(Wanted(folders=(tmp_path,)))
+    assert state(plugins, str(local)).state == "failed"
+    assert [failure.plugin for failure in plugins.failures] == [str(local)]
+    local.write_text(HOOK.format("x") + HOOK.format("y").replace("_report", "_reprot"))
+    plugins = load(Wanted(folders=(tmp_path,)))
+    assert reports(plugins) == ["x"]
+    assert state(plugins, str(local)).hooks == ("backprop_status_report",)
+    assert plugins.warnings == [
+        f"{local}: there is no hook backprop_status_reprot; did you mean backprop_status_report?"
+    ]
+
+
+# Trust -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
+def test_a_local_file_that_others_may_write_is_not_loaded_aloud(tmp_path: Path, mode: int) -> None:
+    local = tmp_path / LOCAL_NAME
+    local.write_text("1 / 0")
+    local.chmod(mode)
+    plugins = load(Wanted(folders=(tmp_path,)))
+    assert state(plugins, str(local)).state == "blocked"
+    assert plugins.warnings == [
+        f"{local} is not loaded: other users may write {local} (chmod go-w it)",
+    ]
+    assert plugins.failures == []
+
+
+def test_nor_is_one_in_a_folder_that_others_may_write_unless_they_cannot_replace_it(tmp_path: Path) -> None:
+    (tmp_path / LOCAL_NAME).write_text(HOOK.format("x"))
+    tmp_path.chmod(0o777)
+    assert reports(load(Wanted(folders=(tmp_path,)))) == []
+    tmp_path.chmod(0o1777)
+    assert reports(load(Wanted(folders=(tmp_path,)))) == ["x"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
+def test_what_another_user_owns_is_not_trusted_and_neither_is_a_link_to_it(tmp_path: Path) -> None:
+    theirs, link = tmp_path / "theirs.py", tmp_path / LOCAL_NAME
+    theirs.write_text("1 / 0")
+    link.symlink_to(theirs)
+    assert untrusted(link) is None
+    os.chown(theirs, 12345, -1)
+    assert untrusted(link) == f"another user owns {link}"
+
+
+def test_what_is_not_there_is_not_trusted(tmp_path: Path) -> None:
+    assert "no such file" in str(untrusted(tmp_path / "none")).lower()
+
+
+# What a plugin may look like -------------------------------------------------------------------
+
+
+def wrapping(**options: Any) -> ModuleType:
+    def backprop_status_report(settings: object) -> Iterator[None]:
+        yield
+
+    module = ModuleType("wrapping")
+    module.backprop_status_report = hookimpl(**options)(backprop_status_report)  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (
+            lambda: wrapping(wrapper=True),
+            "backprop_status_report is a hook wrapper, which Backprop does not call",
+        ),
+        (lambda: wrapping(hookwrapper=True), "backprop_status_report is a hook wrapper"),
+        (
+            lambda: plugin(backprop_status_report=lambda settings=None: settings),
+            "has arguments with defaults",
+        ),
+        (lambda: plugin(backprop_status_report=lambda *, settings: settings), "by keyword only"),
+        (lambda: plugin(backprop_govern=lambda run, gpu: (run, gpu)), "takes gpu; it may take run, machine"),
+        (lambda: plugin(backprop_options=lambda settings: settings), "takes settings; it may take nothing"),
+        (lambda: plugin(backprop_run_begun=lambda: None), "there is no hook backprop_run_begun"),
+    ],
+)
+def test_an_implementation_that_nobody_could_call_is_refused_when_it_is_loaded(
+    made: Callable[[], ModuleType], problem: str
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        Plugins().add(made(), PluginState(name="wrong", state="active", path="/wrong.py"))
+    assert caught.value.message.startswith("plugin wrong (/wrong.py): ")
+    assert problem in caught.value.message
+
+
+def test_what_is_no_function_is_refused() -> None:
+    class Callable_:  # noqa: N801 - what it is
+        backprop_impl = {"specname": "backprop_status_report"}  # noqa: RUF012 - as the marker leaves it
+
+    module = ModuleType("odd")
+    module.x = Callable_()  # type: ignore[attr-defined]
+    with pytest.raises(PluginError, match="is not a function"):
+        Plugins().add(module, PluginState(name="odd", state="active"))
+
+
+def test_a_second_plugin_of_a_name_is_refused_with_both_places() -> None:
+    plugins = plugins_with()
+    with pytest.raises(PluginError, match=r"two plugins are named 'one': .* and /one.py"):
+        bring(plugins, "one")
+
+
+# Asking ----------------------------------------------------------------------------------------
+
+
+class BrokenTextError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def implementation() -> None:
+        raise error
+
+    return implementation
+
+
+def test_one_that_fails_silences_no_other_and_is_named_once() -> None:
+    plugins = plugins_with(backprop_status_report=lambda: "first")
+    for name, error in (
+        ("exits", SystemExit(1)),
+        ("raises", ValueError("two\nlines")),
+        ("odd", BrokenTextError()),
+    ):
+        bring(plugins, name, backprop_status_report=raising(error))
+    bring(plugins, "ours", backprop_status_report=raising(PluginError("said plainly", "hint")))
+    bring(plugins, "silent", backprop_status_report=lambda: None)
+    bring(plugins, "last", backprop_status_report=lambda settings: settings + "!")
+    for _ in range(3):
+        answers = plugins.ask("backprop_status_report", settings="s")
+    assert [(answer.plugin, answer.value) for answer in answers if not answer.failure] == [
+        ("last", "s!"),
+        ("one", "first"),
+    ]
+    assert [(failure.plugin, failure.error) for failure in plugins.failures] == [
+        ("ours", "said plainly"),
+        ("odd", "BrokenTextError"),
+        ("raises", "ValueError: two"),
+        ("exits", "SystemExit: 1"),
+    ]
+    assert {failure.hook for failure in plugins.failures} == {"backprop_status_report"}
+
+
+def test_an_interrupt_is_nobodys_failure() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        guarded("x", "hook", raising(KeyboardInterrupt()))
+
+
+def test_parts_are_collected_one_or_several_and_held_to_what_they_need() -> None:
+    class Part:
+        name = "whole"
+        order = 1
+
+    class Half:
+        name = "half"
+
+    plugins = plugins_with(backprop_gpu_probe=lambda: [Part()])
+    bring(plugins, "more", backprop_gpu_probe=lambda: [Part(), Half()])
+    bring(plugins, "broken", backprop_gpu_probe=raising(ValueError("no")))
+    assert [part.name for part in plugins.parts("backprop_gpu_probe", ["name", "order"])] == ["whole"] * 2
+    assert [(failure.plugin, failure.error) for failure in plugins.failures] == [
+        ("broken", "ValueError: no"),
+        ("more", "Half lacks order"),
+    ]
+
+
+def test_options_are_collected_and_anything_else_in_their_place_is_a_failure() -> None:
+    option = PluginOption(name="url", help="Where.")
+    plugins = plugins_with(backprop_options=lambda: [option])
+    bring(plugins, "wrong", backprop_options=lambda: ["url"])
+    bring(plugins, "worse", backprop_options=lambda: 7)
+    assert plugins.options() == [("one", option)]
+    assert [failure.plugin for failure in plugins.failures] == ["worse", "wrong"]
+
+
+def test_it_is_known_whether_anybody_listens() -> None:
+    assert plugins_with(backprop_run_paused=lambda: None).has("backprop_run_paused")
+    assert not Plugins().has("backprop_run_paused")
