@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import NotFoundError
 from .plugins import Plugins
-from .records import CheckpointSaved, RunRecord
+from .records import CheckpointSaved, PluginFailure, RunRecord
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _ZIP_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".keras")
@@ -46,12 +46,24 @@ def _from_plugins(record: RunRecord, plugins: Plugins) -> list[Path]:
     """Ask the plugins; the one with the last step comes last."""
     found: list[tuple[int, Path]] = []
     for answer in plugins.ask("backprop_find_checkpoint", run=record):
+        if answer.failure:
+            continue
         value = answer.value
-        if answer.failure is None and isinstance(value, CheckpointSaved):
-            found.append((value.step or 0, Path(value.path)))
-        elif answer.failure is None and isinstance(value, str | Path):
-            found.append((0, Path(value)))
+        saved = CheckpointSaved(path=str(value)) if isinstance(value, str | Path) else value
+        if _is_checkpoint(saved):
+            found.append((saved.step or 0, Path(saved.path)))
+        else:
+            error = f"it answered {type(value).__name__}, no checkpoint with a path"
+            plugins.note(PluginFailure(plugin=answer.plugin, hook="backprop_find_checkpoint", error=error))
     return [path for _, path in sorted(found)]
+
+
+def _is_checkpoint(value: object) -> bool:
+    return (
+        isinstance(value, CheckpointSaved)
+        and isinstance(value.path, str)
+        and isinstance(value.step, int | None)
+    )
 
 
 def what_is_wrong(path: Path) -> str | None:

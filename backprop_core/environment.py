@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .plugins import Plugins
-from .records import Gpu, Record, RunRequest
+from .records import Gpu, PluginFailure, Record, RunRequest
 from .settings import RUN_VARIABLES
 
 OPTION_OF = {
@@ -122,7 +122,7 @@ def build(  # one argument a source
     if unbuffered:
         environment["PYTHONUNBUFFERED"] = "1"
     for answer in reversed(answers):
-        environment.update(answer)
+        environment.update((name, value) for name, value in answer.items() if name not in RUN_VARIABLES)
     environment.update(confined_to)
     environment.update(contract(told))
     if helper:
@@ -137,19 +137,20 @@ def from_plugins(plugins: Plugins, request: RunRequest, gpu: Gpu | None) -> list
     for answer in plugins.ask("backprop_environment", request=request, gpu=gpu):
         if answer.failure:
             continue
-        if _are_texts(answer.value):
+        if _are_variables(answer.value):
             answers.append(answer.value)
         else:
-            plugins.warnings.append(
-                f"plugin {answer.plugin}: backprop_environment answered no texts, left out"
-            )
+            error = "what it answered are no names and texts of variables, left out"
+            plugins.note(PluginFailure(plugin=answer.plugin, hook="backprop_environment", error=error))
     return answers
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(text, str) and "\0" not in text for pair in value.items() for text in pair
-    )
+def _are_variables(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    texts = [text for pair in value.items() for text in pair]
+    are_texts = all(isinstance(text, str) and "\0" not in text for text in texts)
+    return are_texts and not any("=" in name or not name for name in value)
 
 
 def helper_folder(home: Path) -> Path:

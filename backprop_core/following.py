@@ -45,6 +45,10 @@ class View(Protocol):
     def output(self, data: bytes) -> None:
         """Show what the script printed."""
 
+    def is_behind(self) -> bool:
+        """Try for a moment to show what could not be shown at once; tell whether some is still left."""
+        ...
+
     def show(self, snapshot: Snapshot) -> None:
         """Show how the run stands; called a few times a second."""
 
@@ -128,6 +132,9 @@ class Following:
         self._log.write(data)
         self._view.output(data)
         self._take_in(self._events.feed(data))
+
+    def is_behind(self) -> bool:
+        return self._view.is_behind()
 
     def paused(self, causes: Sequence[str]) -> None:
         """Take in what holds the script now; called again when a cause joins or leaves."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 def host_name() -> str:
     """Return this host's name, in the alphabet of run ids."""
-    return _UNSAFE.sub("_", socket.gethostname()).lstrip("._-") or "localhost"
+    return _UNSAFE.sub("_", os.uname().nodename).lstrip("._-") or "localhost"
 
 
 def boot_id() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import queue
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -117,18 +116,22 @@ class ProbeReader:
         return reading.gpus
 
     def _read_now(self) -> Reading:
-        value, failure = guarded(self.probe.name, "read", self.probe.read)
-        error = failure.error if failure else None
-        if error is None and not _are_gpus(value):
-            error = f"the probe answered {type(value).__name__}, not GPUs"
-        if error is None:
-            return Reading(gpus=tuple(value), taken_at=now_s())
-        name = self.probe.name
+        gpus, failure = guarded(self.probe.name, "read", _read_checked, self.probe)
+        if failure is None:
+            return Reading(gpus=gpus, taken_at=now_s())
+        name, error = self.probe.name, failure.error
         return Reading(error=error if error.startswith(name) else f"{name}: {error}", taken_at=now_s())
 
 
-def _are_gpus(value: object) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(item, Gpu) for item in value)
+def _read_checked(probe: GpuProbe) -> tuple[Gpu, ...]:
+    """Read, and hold what a plugin's probe answers to its types before anybody calculates with it."""
+    found: object = probe.read()
+    if not isinstance(found, Sequence) or not all(isinstance(item, Gpu) for item in found):
+        raise ProbeError(f"the probe answered {type(found).__name__}, not GPUs")
+    try:
+        return tuple(msgspec.convert([msgspec.structs.asdict(gpu) for gpu in found], list[Gpu]))
+    except msgspec.ValidationError as error:
+        raise ProbeError(f"the probe answered GPUs of wrong types: {error}") from error
 
 
 def measure(gpus: Sequence[Gpu] | None, folder: Path) -> Machine:
@@ -282,6 +285,8 @@ def named(parts: Sequence[Any], wanted: str, what: str, setting: str) -> Any:
     for part in parts:
         if part.name == wanted:
             return part
+    import difflib
+
     names = sorted(part.name for part in parts)
     close = difflib.get_close_matches(wanted, names, 1)
     hint = f'did you mean "{close[0]}"? ' if close else ""

@@ -73,7 +73,7 @@ def open_all(
         flags=ask.flags,
         assignments=ask.assignments,
     )
-    resolved = _with_plugin_choices(resolved, ask)
+    resolved = with_plugin_choices(resolved, ask)
     plugins = load(resolved, ask, environ, place.parent if place else None)
     _refuse_broken_file(plugins)
     storage, home = open_storage(plugins, resolved, environ)
@@ -90,7 +90,7 @@ def _refuse_broken_file(plugins: Plugins) -> None:
             )
 
 
-def _with_plugin_choices(resolved: Resolved, ask: Ask) -> Resolved:
+def with_plugin_choices(resolved: Resolved, ask: Ask) -> Resolved:
     """Make `--plugin` and `--no-plugin` part of the settings, so that `resume` and the agent know them."""
     chosen = (*resolved.settings.plugins, *ask.plugins, *(f"no:{name}" for name in ask.blocked))
     settings = msgspec.structs.replace(resolved.settings, plugins=tuple(dict.fromkeys(chosen)))

@@ -17,7 +17,7 @@ from .clock import now_ms, now_s
 from .errors import NotFoundError, StorageError, UsageError
 from .identity import RUN_ID, boot_id, has_variable, pid_namespace, processes, session_of, start_ticks
 from .interfaces import Storage
-from .locks import open_lock_file, private_folder, try_lock, write_line
+from .locks import open_lock_file, private_folder, read_held, try_lock, write_line
 from .records import (
     Attempt,
     CheckpointSaved,
@@ -78,6 +78,7 @@ class Holder(Record, frozen=True):
     boot: str | None = None
     namespace: str | None = None
     agent: int | None = None
+    agent_ticks: int | None = None
     keeper: int | None = None
     keeper_ticks: int | None = None
 
@@ -131,6 +132,7 @@ def sign(descriptor: int, keeper: int | None = None) -> None:
         boot=boot_id(),
         namespace=pid_namespace(),
         agent=os.getpid(),
+        agent_ticks=start_ticks(os.getpid()),
         keeper=keeper,
         keeper_ticks=start_ticks(keeper) if keeper else None,
     )
@@ -149,6 +151,13 @@ def _unless_held(folder: Path) -> Iterator[int | None]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def wake(folder: Path) -> None:
+    """Continue a live run's supervisor if Ctrl-Z has stopped it, so that it hears what is asked of it."""
+    holder = _holder_here(read_held(folder / "lock") or b"")
+    if holder and holder.agent and holder.agent_ticks:
+        _signal(holder.agent, holder.agent_ticks, signal.SIGCONT)
 
 
 # --- lost runs ----------------------------------------------------------------------------------
@@ -183,17 +192,24 @@ def _may_be_lost(record: RunRecord, host: str) -> bool:
 
 def _end_leftovers(descriptor: int, run_id: str) -> None:
     """Kill what a run whose supervisor and keeper are both gone has left behind, by session and token."""
-    try:
-        holder = msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
-    except msgspec.DecodeError:
-        return
-    if holder.boot is None or (holder.boot, holder.namespace) != (boot_id(), pid_namespace()):
+    holder = _holder_here(os.pread(descriptor, 4096, 0))
+    if holder is None:
         return
     for pid in processes():
         ticks = start_ticks(pid)
         if pid == os.getpid() or ticks is None or not _belongs(pid, ticks, holder, run_id):
             continue
-        _kill(pid, ticks)
+        _signal(pid, ticks, signal.SIGKILL)
+
+
+def _holder_here(line: bytes) -> Holder | None:
+    """Read who signed a lock; None unless its pids mean the same to us, in this boot and namespace."""
+    try:
+        holder = msgspec.json.decode(line, type=Holder)
+    except msgspec.DecodeError:
+        return None
+    is_here = holder.boot is not None and (holder.boot, holder.namespace) == (boot_id(), pid_namespace())
+    return holder if is_here else None
 
 
 def _belongs(pid: int, ticks: int, holder: Holder, run_id: str) -> bool:
@@ -207,12 +223,12 @@ def _belongs(pid: int, ticks: int, holder: Holder, run_id: str) -> bool:
     )
 
 
-def _kill(pid: int, ticks: int) -> None:
+def _signal(pid: int, ticks: int, number: signal.Signals) -> None:
     with suppress(OSError):
         descriptor = os.pidfd_open(pid)
         try:
             if start_ticks(pid) == ticks:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                signal.pidfd_send_signal(descriptor, number)
         finally:
             os.close(descriptor)
 

@@ -85,6 +85,13 @@ class Sink(Protocol):
 
     def started(self, control: Control, keeper: int, pid: int, deadline_s: float) -> None: ...
     def output(self, data: bytes) -> None: ...
+    def is_behind(self) -> bool:
+        """Tell whether earlier output still waits for its reader, after waiting a moment for that.
+
+        Then no more is read, unless the run is being stopped.
+        """
+        ...
+
     def paused(self, causes: Sequence[str]) -> None: ...
     def continued(self, deadline_s: float) -> None: ...
     def stopping(self, why: str, rung: str) -> None: ...
@@ -120,6 +127,7 @@ class Supervisor:
         self._is_listening = True
         self._deaf_until_s = 0.0
         self._is_suspending = False
+        self._is_stopping = False
 
     # --- what a sink may ask for ---
 
@@ -222,6 +230,8 @@ class Supervisor:
             self._is_listening, self._deaf_until_s = False, 0.0
             return
         wants = now_s() >= self._deaf_until_s
+        if wants and not self._is_stopping and self._sink.is_behind():
+            wants, self._deaf_until_s = False, now_s()
         if wants and not self._is_listening:
             poll.register(self._output, select.POLLIN)
             self._deaf_until_s = 0.0
@@ -272,6 +282,7 @@ class Supervisor:
             case "extended":
                 self._sink.continued(said["deadline"])
             case "stopping":
+                self._is_stopping = True
                 self._sink.stopping(said["why"], said["rung"])
             case "exited":
                 exited = ProcessExit(code=said["code"], signal=said["signal"])

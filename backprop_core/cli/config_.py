@@ -74,6 +74,8 @@ def _at(values: dict[str, Any], key: str) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -33,6 +33,8 @@ def request(
         if record.status not in LIVE:
             raise UsageError(f"run {called(record)} is {record.status}: there is nothing to {kind}")
         opened.storage.post(record.id, Intent(kind=kind))
+        if kind != "pause" and record.host == host_name():
+            registry.wake(registry.run_folder(opened.home, record.id))
     finally:
         close(opened)
     say(f"run {called(record)} {done}")

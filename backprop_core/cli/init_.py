@@ -39,12 +39,12 @@ def init() -> int:
 
 
 def starting_text() -> str:
-    """Write every setting with its default and its meaning, commented out."""
+    """Write every setting with its meaning and its default (an example where there is none), commented out."""
     return "\n".join(_lines()) + "\n"
 
 
 def _lines() -> Iterator[str]:
-    yield "# Settings for Backprop. Remove a leading # to change a value; these are the defaults."
+    yield "# Settings for Backprop. Remove a leading # to change a value; what is no example is the default."
     for setting in DECLARED.values():
         if not setting.key.startswith("gpu."):
             yield from _entry(setting, setting.snake)
@@ -58,7 +58,7 @@ def _lines() -> Iterator[str]:
 def _entry(setting: Setting, name: str) -> Iterator[str]:
     yield ""
     yield f"# {setting.help}"
-    yield f"# {name} = {_toml(setting)}"
+    yield f"# {name} = {_toml(setting)}" + ("  # an example" if setting.default is None else "")
 
 
 _EXAMPLES = {

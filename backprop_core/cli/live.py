@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
+from typing import IO, Self, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.console import Group as RichGroup
@@ -20,10 +21,14 @@ from backprop_core.records import RunRecord
 from backprop_core.units import escape, format_duration
 
 from .colours import STATE_STYLE
+from .outlet import text_outlet
 from .text import number
 from .views import PlainView
 
 SPEED_OVER_S = 10.0
+BAR_COLUMNS = 20
+GAP_COLUMNS = 2
+MOST_NAME_COLUMNS = 30
 # Colours pass, and carriage returns; every other escape sequence and control character does not.
 _UNSAFE = re.compile(
     r"\x1b(?!\[[0-9:;]*m)"  # an escape that sets no colour: ESC [ > 4 m and ESC [ ? 4 m are about the keyboard
@@ -42,6 +47,29 @@ class Raw:
         yield Segment(self._text)
 
 
+class Cells:
+    """Cells in one line. Where they do not fit the bar goes first, then the last ones."""
+
+    def __init__(self, *cells: Text | ProgressBar) -> None:
+        self._cells = cells
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        cells = list(self._cells)
+        while len(cells) > 1 and self._columns(cells) > options.max_width:
+            bar = next((cell for cell in cells if isinstance(cell, ProgressBar)), None)
+            cells.remove(bar or cells[-1])
+        grid = Table.grid(padding=(0, GAP_COLUMNS))
+        for _ in cells:
+            grid.add_column(no_wrap=True)
+        grid.add_row(*cells)
+        yield grid
+
+    @staticmethod
+    def _columns(cells: Sequence[Text | ProgressBar]) -> int:
+        widths = [cell.cell_len if isinstance(cell, Text) else BAR_COLUMNS for cell in cells]
+        return sum(widths) + GAP_COLUMNS * (len(cells) - 1)
+
+
 class LiveView(PlainView):
     """Shows the script's whole lines above, and below them its unfinished line and how the run stands.
 
@@ -51,7 +79,8 @@ class LiveView(PlainView):
     def __init__(self) -> None:
         super().__init__()
         self._is_gone = False
-        self._console = Console(stderr=False, highlight=False)
+        self._terminal = text_outlet(sys.stdout)
+        self._console = Console(file=cast("IO[str] | None", self._terminal), highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stderr=False)
         self._rest = b""
         self._snapshot: Snapshot | None = None
@@ -77,6 +106,11 @@ class LiveView(PlainView):
         self._snapshot = self._waits = None
         self._draw(lambda: self._live.update(Text(""), refresh=True))
         self._draw(self._live.stop)
+        if self._terminal:
+            self._terminal.finish()
+
+    def is_behind(self) -> bool:
+        return self._terminal is not None and self._terminal.is_behind()
 
     def tell(self, text: str) -> None:
         line = Text(f"backprop: {escape(text)}", style="bold")
@@ -110,6 +144,8 @@ class LiveView(PlainView):
         self._draw(lambda: self._console.print(Raw(text), end="", soft_wrap=True))
 
     def _refresh(self) -> None:
+        if self.is_behind():
+            return
         parts: list[RenderableType] = []
         if self._rest:
             last = self._rest.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
@@ -151,20 +187,17 @@ def panel(snapshot: Snapshot, steps_per_s: float | None) -> RenderableType:
     now = snapshot.paused_s if snapshot.paused_s is not None else now_s()
     left_s = max(0.0, snapshot.deadline_s - now)
     total_s = max(limit_s, snapshot.deadline_s - snapshot.started_s)
-    grid = Table.grid(padding=(0, 2))
     state = snapshot.phase or str(record.status)
-    cells: list[RenderableType] = [
+    name = Text(escape(record.name or record.id), style="bold")
+    name.truncate(MOST_NAME_COLUMNS, overflow="ellipsis")
+    line = Cells(
         Text(f"● {state}", style=STATE_STYLE.get(record.status, "bold")),
-        Text(escape(record.name or record.id), style="bold"),
-        ProgressBar(total=total_s, completed=total_s - left_s, width=20),
+        name,
+        ProgressBar(total=total_s, completed=total_s - left_s, width=BAR_COLUMNS),
         Text(f"{format_duration(left_s)} left"),
         *(Text(text) for text in progress(record, steps_per_s)),
-    ]
-    for _ in cells:
-        grid.add_column(no_wrap=True)
-    grid.add_row(*cells)
-    gpus = gpu_lines(snapshot)
-    return RichGroup(grid, *gpus) if gpus else grid
+    )
+    return RichGroup(line, *gpu_lines(snapshot))
 
 
 def progress(record: RunRecord, steps_per_s: float | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from backprop_core.opening import load
+from backprop_core.opening import load, with_plugin_choices
 from backprop_core.plugins import PluginState
 from backprop_core.settings import resolve
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
 
 def plugins(context: typer.Context, json_: Json = False) -> int:
     ask = base_ask(context)
-    resolved = resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config)
+    resolved = with_plugin_choices(resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config), ask)
     loaded = load(resolved, ask, os.environ, Path.cwd())
     for warning in loaded.warnings:
         say(warning)

@@ -11,6 +11,7 @@ from backprop_core.following import Snapshot
 from backprop_core.units import escape
 
 from .app import say
+from .outlet import Outlet
 
 
 class SilentView:
@@ -27,6 +28,9 @@ class SilentView:
 
     def output(self, data: bytes) -> None:
         """The script's output is in its log."""
+
+    def is_behind(self) -> bool:
+        return False
 
     def show(self, snapshot: Snapshot) -> None:
         """Nobody is looking."""
@@ -45,23 +49,38 @@ class PlainView(SilentView):
     """For pipes, files and `--plain`: the script's output as it is, our own lines on stderr."""
 
     def __init__(self) -> None:
-        self._is_reading = True
+        self._out: Outlet | None = None
+        self._err: Outlet | None = None
         self._waiting_for: tuple[object, ...] = ()
 
+    def __enter__(self) -> Self:
+        self._out, self._err = Outlet(sys.stdout), Outlet(sys.stderr)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for outlet in (self._out, self._err):
+            if outlet:
+                outlet.finish()
+
+    def tell(self, text: str) -> None:
+        if self._err is None:
+            say(text)
+        else:
+            self._err.write(f"backprop: {escape(text)}\n".encode("utf-8", "replace"))
+
     def output(self, data: bytes) -> None:
-        """Pass output on; a reader that has gone away stops nothing."""
-        view = memoryview(data)
-        while view and self._is_reading:
-            try:
-                view = view[os.write(sys.stdout.fileno(), view) :]
-            except OSError:
-                self._is_reading = False
+        """Pass output on."""
+        if self._out:
+            self._out.write(data)
+
+    def is_behind(self) -> bool:
+        return self._out is not None and self._out.is_behind()
 
     def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
         """Say why and where in the queue, when either changes."""
         now = (tuple(reasons), place, total)
         if reasons and now != self._waiting_for:
-            say(f"waiting (place {place} of {total}): {'; '.join(reasons)}")
+            self.tell(f"waiting (place {place} of {total}): {'; '.join(reasons)}")
         self._waiting_for = now
 
 
@@ -77,9 +96,11 @@ class VerboseView(PlainView):
             return
         self._has_told = True
         record = snapshot.record
-        say(f"run {record.id}: python {record.python}, framework {record.framework or 'none recognised'}")
+        self.tell(
+            f"run {record.id}: python {record.python}, framework {record.framework or 'none recognised'}"
+        )
         gpus = ", ".join(f"{gpu.index} {escape(gpu.name or '')}" for gpu in record.gpus)
-        say(f"GPUs: {gpus or 'none'}; time box {record.limits.max_run_minutes:g} minutes")
+        self.tell(f"GPUs: {gpus or 'none'}; time box {record.limits.max_run_minutes:g} minutes")
 
 
 def choose_view(*, plain: bool, verbose: bool) -> PlainView:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import Project, command, wait_for
+from kit import Project, command
 from terminal import Terminal
 
 ONCE = 1_700_000_000_000  # ms since 1970, in November 2023
@@ -37,7 +37,7 @@ def listed(project: Project, *words: object) -> list[str]:
 
 
 def test_a_list_in_a_pipe_is_aligned_plain_text(project: Project) -> None:
-    project.write("train.py", "print('{\"step\": 12, \"loss\": 0.25}')")
+    project.write("train.py", 'print(\'{"step": 12, "loss": 0.25}\')')
     project.run("run", "train.py", "-n", "mine")
     done = project.run("list")
     heading, line = done.out.splitlines()
@@ -141,6 +141,12 @@ def test_an_old_record_whose_resume_is_refused_is_not_lost(project: Project) -> 
         assert record["status"] == "failed"
 
 
+def test_an_old_record_of_a_run_that_nobody_holds_is_lost(project: Project) -> None:
+    remember(project, [old_record("gone", "running")])
+    assert listed(project, "--state", "lost") == ["gone"]
+    assert project.record("gone")["status"] == "lost"
+
+
 def test_a_corrupt_file_is_kept_aside_and_rebuilt_aloud(project: Project) -> None:
     project.write("train.py", "print('{\"step\": 1}')")
     for name in ("first", "second"):
@@ -191,7 +197,10 @@ def test_status_json_has_the_documented_shape(project: Project) -> None:
     [(3.0, [], False), (3.0, ["--min-free-ram", "2"], True), (3.0, ["--set", "minFreeRamGB=2"], True)],
 )
 def test_status_judges_by_the_limits_that_it_is_given(
-    project: Project, free_gb: float, options: list[str], allowed: bool  # noqa: FBT001 - a column of the table
+    project: Project,
+    free_gb: float,
+    options: list[str],
+    allowed: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
     project.machine(ram_free_gb=free_gb)
     verdict = json.loads(project.run("status", "--json", *options).out)["verdict"]
@@ -242,7 +251,6 @@ def test_logs_on_a_terminal_let_colours_pass_and_nothing_that_acts(project: Proj
     project.run("run", "train.py")
     for words in (["logs", "last"], ["run", "train.py"]):
         with Terminal([*command(), *words], cwd=project.folder, env=project.environ()) as terminal:
-            wait_for(lambda terminal=terminal: terminal.look(0.1) and "end" in terminal.shown, "the output")  # type: ignore[misc]
             assert terminal.end() == 0
         line = next(line for line in terminal.shown.splitlines() if "green" in line)
         assert "\x1b[32mgreen\x1b[0m" in line

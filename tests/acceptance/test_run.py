@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 
 import pytest
 from kit import Project, mode
@@ -122,6 +123,20 @@ def test_output_reaches_a_pipe_byte_for_byte_and_in_order(project: Project) -> N
     assert done.raw == printed
     assert (project.run_folder() / "output.log").read_bytes() == printed
     assert project.record()["lastLoss"] == 2
+
+
+def test_output_reaches_a_file_and_a_socket_whole(project: Project) -> None:
+    project.write("train.py", "for number in range(40_000): print('line', number)")
+    expected = b"".join(b"line %d\n" % number for number in range(40_000))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, (project.place / "out").open("wb") as file:
+        running = project.start("run", "train.py", stdout=theirs.fileno())
+        theirs.close()
+        with ours.makefile("rb") as read:
+            assert read.read() == expected
+        assert project.end(running).code == 0
+        assert project.end(project.start("run", "train.py", stdout=file.fileno())).code == 0
+    assert (project.place / "out").read_bytes() == expected
 
 
 def test_what_is_no_number_is_never_stored_as_one(project: Project) -> None:

@@ -118,6 +118,20 @@ def test_ctrl_z_pauses_the_run_and_fg_continues_it(project: Project, options: li
     assert pause["begin"] <= pause["end"]
 
 
+@pytest.mark.parametrize(("request_", "state"), [("stop", "stopped"), ("unpause", "running")])
+def test_a_run_that_ctrl_z_suspended_hears_what_is_asked_from_elsewhere(
+    project: Project, request_: str, state: str
+) -> None:
+    project.write("train.py", MINDING)
+    with at_a_terminal(project, "--", "SIGINT") as terminal:
+        terminal.wait_for("ready")
+        terminal.press(CTRL_Z)
+        project.wait_for_state("paused")
+        wait_for(lambda: state_of(terminal.process.pid) == "T", "backprop to be suspended")
+        assert project.run(request_, "last").code == 0
+        project.wait_for_state(state)
+
+
 @pytest.mark.parametrize("options", [[], ["--plain"]], ids=["live", "plain"])
 def test_closing_the_terminal_stops_the_run_gracefully(project: Project, options: list[str]) -> None:
     project.write("train.py", MINDING)
@@ -207,6 +221,49 @@ def test_a_reader_that_leaves_does_not_disturb_the_training(project: Project) ->
         assert (done.code, done.out) == (0, "line 0\n")
         assert (project.record()["status"], project.record()["lastStep"]) == ("completed", 20_000)
         assert (project.run_folder() / "output.log").read_bytes().count(b"\n") == 20_001
+
+
+@pytest.mark.parametrize("way", ["stop", "SIGTERM", "terminal"])
+def test_a_reader_that_stands_still_keeps_nobody_from_stopping_the_run(project: Project, way: str) -> None:
+    script = """
+        import sys
+        try:
+            for number in range(10_000_000):
+                print("line", number)
+        except KeyboardInterrupt:
+            sys.stdout.write("x" * 500_000 + "saved\\n")
+    """
+    project.write("train.py", script)
+    if way == "terminal":
+        with at_a_terminal(project) as terminal:
+            terminal.wait_for("line 1000")
+            wait_for(lambda: stands_still(project), "nothing to move on")
+            project.run("stop", "last")
+            record = project.wait_for_state("stopped")
+            terminal.end()
+    else:
+        running = project.start("run", "train.py")
+        project.wait_for_state("running")
+        wait_for(lambda: stands_still(project), "nothing to move on")
+        if way == "stop":
+            project.run("stop", "last")
+        else:
+            running.send_signal(signal.SIGTERM)
+        record = project.wait_for_state("stopped")
+        done = project.end(running)
+        assert done.code == 143
+        assert done.out.endswith("saved\n")
+        assert done.raw == (project.run_folder() / "output.log").read_bytes()
+    assert record["reason"] in ("backprop stop", "SIGTERM")
+    assert (project.run_folder() / "output.log").read_bytes().endswith(b"saved\n")
+
+
+def stands_still(project: Project) -> bool:
+    """Whether nothing has come into the log for a while, though there is something in it."""
+    log = project.run_folder() / "output.log"
+    before = log.stat().st_size if log.exists() else 0
+    time.sleep(0.3)
+    return before > 0 and log.stat().st_size == before
 
 
 def test_nobody_who_could_hear_a_pause_is_no_reason_to_end_the_run(project: Project) -> None:

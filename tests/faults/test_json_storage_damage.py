@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from plugins.storage_contract import make_record
 
 from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
+from backprop_core.testing import make_record
 
 IDS = [f"r{number}" for number in range(5)]
 

@@ -9,14 +9,16 @@ import pytest
 
 from backprop_builtin.events.json_lines import JsonLines, backprop_event_parser, parse_line
 from backprop_core import CheckpointSaved, Event, Progress
+from backprop_core.events import collect_parsers
+from backprop_core.plugins import Wanted, load
 
 PLAIN = b'{"step": 1, "loss": 0.5}\n{"step":2,"total_steps":10,"epoch":0.1}'
 
 
-def test_plugin_brings_a_parser_that_is_asked_before_others() -> None:
+def test_plugin_brings_a_parser_that_is_asked_before_the_other_built_in_ones() -> None:
     assert isinstance(backprop_event_parser(), JsonLines)
-    marks = backprop_event_parser.backprop_impl  # type: ignore[attr-defined]
-    assert marks["tryfirst"]
+    first, *_ = collect_parsers(load(Wanted(with_others=False)), run=None)
+    assert isinstance(first, JsonLines)
 
 
 @pytest.mark.parametrize(

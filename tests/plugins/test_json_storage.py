@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from plugins.storage_contract import Factory, StorageContract, full_record, ids, make_record
 
 from backprop_builtin.storage import json_file
 from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
 from backprop_core import Intent, Progress, RunState, Storage, StorageBackend, StorageError
+from backprop_core.testing import Factory, StorageContract, full_record, ids, make_record
 
 
 class TestJsonStorageKeepsTheContract(StorageContract):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,13 @@ def documented(name: str) -> str:
     return inspect.getdoc(HOOKS[name]) or ""
 
 
-def calls() -> Iterator[tuple[str, frozenset[str], str]]:
+@cache
+def calls() -> frozenset[tuple[str, frozenset[str], str]]:
     """Every call of a hook in the core: its name, the arguments that are given, and the place."""
+    return frozenset(_calls())
+
+
+def _calls() -> Iterator[tuple[str, frozenset[str], str]]:
     for path in CORE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
@@ -72,7 +77,12 @@ def test_a_hook_documents_each_parameter_in_order_and_what_it_returns(name: str)
     assert (":returns: " in text) == (signature.return_annotation != "None")
 
 
-@pytest.mark.parametrize("name", HOOKS)
+NOT_YET = pytest.mark.xfail(strict=True, reason="the command line knows only Backprop's own commands")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=NOT_YET if name == "backprop_commands" else ()) for name in HOOKS]
+)
 def test_a_hook_is_called_somewhere_in_the_core(name: str) -> None:
     assert name in {called for called, _, _ in calls()}
 
@@ -87,7 +97,7 @@ def test_whoever_calls_a_hook_gives_it_exactly_its_arguments() -> None:
 
 
 def test_a_spec_is_never_called_itself() -> None:
-    for name, spec in HOOKS.items():
+    for spec in HOOKS.values():
         with pytest.raises(NotImplementedError):
             spec(*inspect.signature(spec).parameters)
 
@@ -131,14 +141,9 @@ def test_any_other_name_is_an_attribute_error() -> None:
 
 def loaded_by(statement: str) -> set[str]:
     """The modules that a fresh interpreter loads for a statement."""
-    code = (
-        "import sys; before = set(sys.modules)\n"
-        f"{statement}\n"
-        "import json; print(json.dumps(sorted(set(sys.modules) - before)))"
-    )
+    code = f"import sys; before = set(sys.modules)\n{statement}\nprint(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
-    modules: list[str] = json.loads(done.stdout)
-    return set(modules)
+    return set(done.stdout.decode().split())
 
 
 def foreign(modules: set[str]) -> set[str]:

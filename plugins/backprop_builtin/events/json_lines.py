@@ -39,7 +39,7 @@ class JsonLines:
         return events if len(events) == after_first + 1 else None
 
 
-@hookimpl(tryfirst=True)
+@hookimpl
 def backprop_event_parser() -> EventParser:
     return JsonLines()
 

@@ -102,10 +102,11 @@ class Journals:
         return [self._read(mark) for mark in self._waiting_marks()]
 
     def _waiting_marks(self) -> list[str]:
-        try:
-            names = os.listdir(self._marks)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with explained("read", self._marks):
+            try:
+                names = os.listdir(self._marks)
+            except FileNotFoundError:
+                return []
         return sorted((n for n in names if is_run_id(n.partition(_SEPARATOR)[0])), key=_token)
 
     def _read(self, mark: str) -> Journal:

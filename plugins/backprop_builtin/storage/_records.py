@@ -27,7 +27,7 @@ _SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}')
 _SEAL_LENGTH = len(b',"checksum":"01234567"}')
 
 
-class _Glance(msgspec.Struct, rename="camel", gc=False):
+class Glance(msgspec.Struct, rename="camel", gc=False):
     """What choosing among records needs, read without decoding the rest of them."""
 
     start_time: int | float = 0
@@ -40,7 +40,7 @@ class _Version(msgspec.Struct, rename="camel"):
 
 _records_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _version_of = msgspec.json.Decoder(_Version).decode
-_glance_at = msgspec.json.Decoder(_Glance).decode
+_glance_at = msgspec.json.Decoder(Glance).decode
 
 
 def parse(text: bytes) -> dict[str, msgspec.Raw]:
@@ -169,12 +169,12 @@ def is_newer(raw: bytes | msgspec.Raw, than: RunRecord) -> bool:
     return not isinstance(version, int) or version > than.to_dict()["schemaVersion"]
 
 
-def _glance(raw: msgspec.Raw) -> _Glance:
+def glance(raw: bytes | msgspec.Raw) -> Glance:
     """Look at a record's state and time; what is no record has the defaults."""
     try:
         return _glance_at(raw)
     except UNREADABLE:
-        return _Glance()
+        return Glance()
 
 
 def newest_first(records: dict[str, msgspec.Raw], states: Collection[str] = ()) -> list[str]:
@@ -182,7 +182,7 @@ def newest_first(records: dict[str, msgspec.Raw], states: Collection[str] = ()) 
     try:
         glances = [_glance_at(raw) for raw in records.values()]
     except UNREADABLE:
-        glances = [_glance(raw) for raw in records.values()]
+        glances = [glance(raw) for raw in records.values()]
     starts = [seen.start_time for seen in glances]
     chosen = [place for place, seen in enumerate(glances) if not states or seen.status in states]
     chosen.sort(key=starts.__getitem__)

@@ -11,7 +11,16 @@ import msgspec
 
 from backprop_core import StorageError
 
-from ._files import DamageError, explained, is_leftover, make_private_folder, read_plain_file, replace_file
+from ._files import (
+    NO_LINKS,
+    DamageError,
+    explained,
+    is_leftover,
+    make_private_folder,
+    read_plain_file,
+    replace_file,
+    write_all,
+)
 from ._records import UNREADABLE
 
 COPY = "run.json"
@@ -64,13 +73,13 @@ class RunFolders:
         """Tell whether there is anything to rebuild a missing store from.
 
         The folders may be another store's in the same place: then they are none of this one's, unless it was
-        written to before, which its lock tells.
+        written to before, which its lock file tells.
         """
         if not any(os.path.lexists(self.path_of(run_id, COPY)) for run_id in self._ids()):
             return False
         with explained("look into", store.parent):
-            locks = {name for name in os.listdir(store.parent) if name.endswith(".lock")}
-        return f"{store.name}.lock" in locks or not locks
+            users = {entry.name for entry in os.scandir(store.parent) if _is_claim(entry)}
+        return f"{store.name}.lock" in users or not users
 
     def copies(self) -> tuple[dict[str, msgspec.Raw], list[str]]:
         """Read every copy, by run id; and name those that cannot be read."""
@@ -81,7 +90,7 @@ class RunFolders:
             try:
                 line = read_plain_file(path)
                 if line is not None:
-                    found[run_id] = _as_record(line)
+                    found[run_id] = as_record(line)
             except (OSError, DamageError) as error:
                 unreadable.append(f"{path} cannot be read: {error}")
         return found, unreadable
@@ -97,14 +106,36 @@ class RunFolders:
         folder = Path(self.path_of(run_id))
         with explained("empty", folder), suppress(FileNotFoundError):
             for name in os.listdir(folder):
-                if name in KNOWN_FILES or name.startswith(JOURNAL) or is_leftover(name, COPY):
+                is_journal = name.startswith((JOURNAL, f".{JOURNAL}"))
+                if name in KNOWN_FILES or is_journal or is_leftover(name, COPY):
                     (folder / name).unlink(missing_ok=True)
             with suppress(OSError):  # somebody keeps files of their own in it
                 folder.rmdir()
 
 
-def _as_record(line: bytes) -> msgspec.Raw:
+def _is_claim(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(".lock") and entry.stat(follow_symlinks=False).st_size > 0
+
+
+def claim(store: Path) -> None:
+    """Write into a store's lock file that it has records here; for the holder of the lock."""
+    path = f"{store}.lock"
+    with explained("write", path):
+        descriptor = os.open(path, os.O_WRONLY | NO_LINKS)
+        try:
+            if os.fstat(descriptor).st_size == 0:
+                write_all(descriptor, b"in use\n")
+        finally:
+            os.close(descriptor)
+
+
+def as_record(line: bytes) -> msgspec.Raw:
+    """Give a record's text on one line.
+
+    :raises DamageError: for what is no JSON object.
+    """
     try:
+        line.decode()  # what is passed over unread may be no UTF-8
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
         return msgspec.Raw(msgspec.json.format(line, indent=-1))
     except UNREADABLE as error:

@@ -34,7 +34,7 @@ from ._places import place_of
 from ._reading import Reading
 from ._records import join, newest_first, parse, refuse_newer, salvage, seal
 from ._requests import Requests
-from ._run_folders import RunFolders
+from ._run_folders import RunFolders, claim
 from ._series import Series
 
 FILE_NAME = "experiments.json"
@@ -232,6 +232,7 @@ class JsonStorage:
         with explained("write", self.path):
             if not self._has_swept:
                 remove_leftovers(self.path)
+                claim(self.path)
                 self._has_swept = True
             replace_file(self.path, join(records))
 

@@ -1,8 +1,24 @@
-"""What every storage backend has to keep, as tests to inherit.
+"""For people who write plugins: what a part has to keep, as tests to inherit.
 
-A backend's tests subclass `StorageContract` and override `storage_factory` with a fixture that gives a
-callable without arguments. Each call opens the same store anew. It must survive pickling, for it also
-runs in other processes: `functools.partial(Backend().open, None, home)` does.
+A storage plugin's tests subclass `StorageContract` and override one fixture::
+
+    from functools import partial
+    from backprop_core.testing import StorageContract
+
+    class TestMyStorage(StorageContract):
+        @pytest.fixture
+        def storage_factory(self, tmp_path):
+            return partial(MyBackend().open, None, tmp_path)
+
+`storage_factory` gives a callable without arguments; each call opens the same store anew. It must survive
+pickling, for it is also called in other processes: `functools.partial` of a method does, a lambda does not.
+Every test gets a store of its own, which is empty.
+
+Two things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
+and is how `backprop storage copy` writes quickly, and `problems`, sentences about damage that it found, which
+commands show.
+
+This module needs pytest, which Backprop itself does not depend on; nothing else in it imports this module.
 """
 
 from __future__ import annotations
@@ -16,17 +32,10 @@ from typing import Any
 
 import pytest
 
-from backprop_core import (
-    Attempt,
-    GpuIdentity,
-    Intent,
-    Progress,
-    RunRecord,
-    RunState,
-    Storage,
-    StorageError,
-)
-from backprop_core.records import PauseSpan
+from .errors import StorageError
+from .interfaces import Storage
+from .records import Attempt, GpuIdentity, Intent, PauseSpan, Progress, RunRecord
+from .states import RunState
 
 Factory = Callable[[], Storage]
 
@@ -34,11 +43,13 @@ FORGED_IDS = ["", ".", "..", "../x", "a/b", "/etc/passwd", "-x", "x\n", "x y", "
 
 
 def make_record(run_id: str, start_time: int = 1_700_000_000_000, **fields: Any) -> RunRecord:
+    """Make a record with the fewest fields, and those that are given."""
     fields.setdefault("status", RunState.RUNNING)
     return RunRecord(id=run_id, script_path="/home/me/train.py", start_time=start_time, **fields)
 
 
 def full_record() -> RunRecord:
+    """Make a record with every field, and with texts and numbers that are easily spoilt."""
     return make_record(
         "full-1",
         status=RunState.TIMEBOXED,
@@ -46,8 +57,8 @@ def full_record() -> RunRecord:
         end_time=1_700_000_600_000,
         last_step=2**53 + 1,
         last_loss=0.1 + 0.2,
-        checkpoints=("/tmp/a b.pt", '/tmp/"q".pt'),
-        last_checkpoint='/tmp/"q".pt',
+        checkpoints=("/home/me/a b.pt", '/home/me/"q".pt'),
+        last_checkpoint='/home/me/"q".pt',
         script_args=("--lr", "1e-3", ""),
         cwd="/home/me",
         python="/usr/bin/python3",
@@ -65,7 +76,7 @@ def full_record() -> RunRecord:
                 exit_code=1,
                 pauses=(PauseSpan(begin=1, end=2, cause="heat"),),
             ),
-            Attempt(start=3, resumed_from="/tmp/a b.pt"),
+            Attempt(start=3, resumed_from="/home/me/a b.pt"),
         ),
         settings={"maxRunMinutes": 10.0, "gpu": {"probe": "auto"}},
         metrics={"accuracy": 0.5},
@@ -74,6 +85,7 @@ def full_record() -> RunRecord:
 
 
 def ids(storage: Storage, **choice: Any) -> list[str]:
+    """List the ids of a store's runs, newest first."""
     return [record.id for record in storage.runs(**choice)]
 
 
@@ -99,14 +111,16 @@ def take_many(factory: Factory, run_id: str, polls: int) -> list[float]:
 
 
 class StorageContract:
-    """Inherit from this, override `storage_factory`."""
+    """What every storage keeps: inherit from this, override `storage_factory`."""
 
     @pytest.fixture
     def storage_factory(self) -> Factory:
-        raise NotImplementedError
+        """Return what opens the store that is tested; the one fixture to override."""
+        raise NotImplementedError("override storage_factory")
 
     @pytest.fixture
     def storage(self, storage_factory: Factory) -> Iterator[Storage]:
+        """Open the store."""
         storage = storage_factory()
         yield storage
         storage.close()
@@ -157,6 +171,35 @@ class StorageContract:
         with pytest.raises(StorageError):
             storage.save(make_record("s", name="\udcff"))
         assert storage.runs() == [make_record("r")]
+
+    def test_large_numbers_come_back_to_the_digit(self, storage: Storage) -> None:
+        record = make_record(
+            "r", last_step=2**63 - 1, last_loss=5e-324, metrics={"m": 1.7976931348623157e308}
+        )
+        storage.save(record)
+        assert storage.get("r") == record
+
+    def test_start_beyond_64_bits_is_kept_or_refused_and_harms_nothing(self, storage: Storage) -> None:
+        storage.save(make_record("r"))
+        try:
+            storage.save(make_record("s", start_time=2**63))
+        except StorageError:
+            assert ids(storage) == ["r"]
+        else:
+            assert [record.start_time for record in storage.runs()] == [2**63, 1_700_000_000_000]
+
+    def test_many_are_saved_at_once_in_their_order_or_not_at_all(self, storage: Storage) -> None:
+        save_many = getattr(storage, "save_many", None)
+        if save_many is None:
+            pytest.skip("this storage saves one record at a time")
+        storage.save(make_record("b", last_step=1))
+        save_many([make_record("c"), make_record("b", last_step=2), make_record("a")])
+        assert ids(storage) == ["a", "c", "b"]
+        assert storage.get("b") == make_record("b", last_step=2)
+        with pytest.raises(StorageError):
+            save_many([make_record("d"), make_record("e", name="\udcff")])
+        save_many([])
+        assert ids(storage) == ["a", "c", "b"]
 
     def test_newest_start_comes_first_whatever_the_order_of_saving(self, storage: Storage) -> None:
         for run_id, start in (("b", 20), ("d", 40), ("a", 10), ("c", 30)):
@@ -264,6 +307,13 @@ class StorageContract:
         assert storage.take("r") == intents[0]
         assert storage.take("r") is None
         terminal.close()
+
+    def test_request_that_is_not_unicode_is_refused_and_harms_no_other(self, storage: Storage) -> None:
+        storage.save(make_record("r"))
+        with pytest.raises(StorageError):
+            storage.post("r", Intent(kind="pause", reason="\udcff"))
+        storage.post("r", Intent(kind="stop"))
+        assert storage.take("r") == Intent(kind="stop")
 
     def test_requests_belong_to_one_run(self, storage: Storage) -> None:
         for run_id in ("a", "ab"):

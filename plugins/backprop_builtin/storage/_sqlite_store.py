@@ -1,0 +1,306 @@
+"""An open store of records in a SQLite file."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from pathlib import Path
+from threading import RLock
+from typing import TypeVar
+
+import msgspec
+
+from backprop_core import Intent, Progress, RunRecord, RunState, StorageError
+
+from . import _database
+from ._database import SCHEMA_VERSION, Database, sqlite_explained
+from ._files import DamageError, LockBusyError, explained, locked
+from ._reading import Reading
+from ._records import newest_first, refuse_newer, seal
+from ._requests import TAKE_WAIT_S, decode_request, encode_request
+from ._run_folders import RunFolders, as_record, is_run_id
+from ._series import Series
+
+LOCK_WAIT_S = 10.0
+_NEWER = f"was made by a newer Backprop (this one knows schema {SCHEMA_VERSION}): it is only read"
+Found = TypeVar("Found")
+_Row = tuple[int, int, bytes, bytes, bytes]
+
+
+class SqliteStorage:
+    """An open store. `problems` are sentences for the person about what was found damaged, each once.
+
+    Writers hold the lock of `<file>.lock`, so that nobody writes into a file that is being kept aside; readers
+    need none. Connections do not survive a fork: a child opens the store anew.
+    """
+
+    def __init__(self, path: Path, folders: RunFolders, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
+        self.path = path
+        self._folders = folders
+        self._reading = Reading(path, folders)
+        self._series = Series(folders)
+        self._lock_wait_s = lock_wait_s
+        self._guard = RLock()
+        self._database: Database | None = None
+        self.problems = self._reading.problems
+
+    # --- records ---
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return the record, or None where there is none.
+
+        :raises StorageError: when there is one that cannot be read, a newer version's for instance.
+        """
+        self._folders.path_of(run_id)
+        row = self._look(lambda db: db.execute("SELECT record FROM runs WHERE id = ?", (run_id,)).fetchone())
+        return None if row is None else self._reading.decoded(run_id, row[0])
+
+    def save(self, record: RunRecord) -> None:
+        self.save_many((record,))
+
+    def save_many(self, records: Sequence[RunRecord]) -> None:
+        """Save records in one transaction: all of them or none."""
+        lines = {record.id: seal(record) for record in records}
+        for run_id in lines:
+            self._folders.path_of(run_id)
+
+        def add(db: sqlite3.Connection) -> None:
+            for record in records:
+                known = db.execute("SELECT record FROM runs WHERE id = ?", (record.id,)).fetchone()
+                refuse_newer(known and known[0], record)
+            for run_id, line in lines.items():
+                self._folders.save_copy(run_id, line)
+                _database.put(db, run_id, line)
+
+        with self._guard, self._locked():
+            self._change(add)
+
+    def runs(self, *, states: Collection[RunState] = (), limit: int | None = None) -> Sequence[RunRecord]:
+        """List runs, newest first; records that cannot be read are left out and named in `problems`."""
+
+        def choose(db: sqlite3.Connection) -> list[RunRecord]:
+            with ExitStack() as cursors:
+                read = (self._listed(row) for row in _rows(db, states, cursors))
+                return list(itertools.islice((record for record in read if record is not None), limit))
+
+        return self._look(choose) or []
+
+    def _listed(self, row: _Row) -> RunRecord | None:
+        start, _, run_id, state, line = row
+        record = self._reading.decoded_or_noted(_text(run_id), line)
+        if record is not None and (start, _text(state)) != (
+            _database.column(record.start_time),
+            record.status,
+        ):
+            self._reading.note(
+                f"{self.path}: run {record.id} is listed by another state or start than its record has; "
+                "saving it again mends that"
+            )
+        return record
+
+    def delete(self, run_id: str) -> None:
+        """Forget the run and the files that Backprop made for it."""
+        self._folders.path_of(run_id)
+
+        def forget(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+            db.execute("DELETE FROM requests WHERE run_id = ?", (run_id,))
+
+        with self._guard, self._locked():
+            self._change(forget)
+            self._series.let_go(run_id)
+            self._folders.remove(run_id)
+
+    # --- series and requests ---
+
+    def append_metrics(self, run_id: str, points: Sequence[Progress]) -> None:
+        self._series.append(run_id, points)
+
+    def metrics(self, run_id: str) -> Iterable[Progress]:
+        return self._series.read(run_id)
+
+    def post(self, run_id: str, intent: Intent) -> None:
+        self._folders.path_of(run_id)
+        line = encode_request(run_id, intent).decode()
+        insert = "INSERT INTO requests (run_id, request) VALUES (?, ?)"
+        with self._guard, self._locked():
+            self._change(lambda db: db.execute(insert, (run_id, line)))
+
+    def take(self, run_id: str) -> Intent | None:
+        """Take the oldest request; None also while somebody else is busy with them."""
+        self._folders.path_of(run_id)
+
+        def pick(db: sqlite3.Connection) -> Intent | None:
+            row = _oldest_request(db, run_id)
+            if row is None:
+                return None
+            db.execute("DELETE FROM requests WHERE place = ?", (row[0],))
+            return decode_request(row[1])
+
+        try:
+            if self._look(lambda db: _oldest_request(db, run_id), TAKE_WAIT_S) is None:
+                return None
+            with self._guard, self._locked(TAKE_WAIT_S):
+                return self._change(pick, TAKE_WAIT_S)
+        except LockBusyError:
+            return None
+
+    def close(self) -> None:
+        with self._guard:
+            self._let_go()
+        self._series.close()
+
+    # --- the file ---
+
+    def _locked(self, wait_s: float | None = None) -> AbstractContextManager[int]:
+        return locked(f"{self.path}.lock", self._lock_wait_s if wait_s is None else wait_s)
+
+    def _look(
+        self, question: Callable[[sqlite3.Connection], Found], wait_s: float | None = None
+    ) -> Found | None:
+        """Answer from the database; None where there is none yet."""
+        with self._guard:
+            try:
+                return self._ask(question, wait_s)
+            except DamageError as damage:
+                with self._locked():
+                    self._mend(str(damage))
+                return self._after_mending(lambda: self._ask(question, wait_s))
+
+    def _ask(self, question: Callable[[sqlite3.Connection], Found], wait_s: float | None) -> Found | None:
+        database = self._connected()
+        if database is None:
+            return None
+        with sqlite_explained("read", self.path):
+            self._be_patient(database.connection, wait_s)
+            return question(database.connection)
+
+    def _change(self, work: Callable[[sqlite3.Connection], Found], wait_s: float | None = None) -> Found:
+        """Do the work in one transaction, durable on return; for the holder of the lock."""
+        try:
+            return self._in_transaction(work, wait_s)
+        except DamageError as damage:
+            self._mend(str(damage))
+        return self._after_mending(lambda: self._in_transaction(work, wait_s))
+
+    def _in_transaction(self, work: Callable[[sqlite3.Connection], Found], wait_s: float | None) -> Found:
+        database = self._connected()
+        if database is None:
+            _database.make(self.path, ())
+            database = self._connected()
+            assert database is not None
+        if database.is_newer:
+            raise StorageError(f"{self.path} {_NEWER}", "upgrade Backprop to write to it")
+        connection = database.connection
+        with sqlite_explained("write", self.path):
+            self._be_patient(connection, wait_s)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                found = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # after a full disk it is undone already
+                    connection.execute("ROLLBACK")
+                raise
+        return found
+
+    def _be_patient(self, connection: sqlite3.Connection, wait_s: float | None) -> None:
+        """Wait no longer than this for programs that lock the database itself."""
+        wait_ms = round(1000 * (self._lock_wait_s if wait_s is None else wait_s))
+        connection.execute(f"PRAGMA busy_timeout={wait_ms}")
+
+    def _after_mending(self, retry: Callable[[], Found]) -> Found:
+        try:
+            return retry()
+        except DamageError as damage:
+            raise StorageError(f"{self.path} {damage}, and mending it did not help") from damage
+
+    def _connected(self) -> Database | None:
+        """Give a connection to the file that bears the name now; None when there is none and never was."""
+        file = _database.file_of(self.path)
+        if self._database is not None and self._database.file == file:
+            return self._database
+        self._let_go()
+        if file is None:
+            if self._folders.has_copies_of(self.path):
+                raise DamageError("is missing")
+            return None
+        self._database = _database.connect(self.path, self._lock_wait_s)
+        if self._database.note is not None:
+            self._reading.note(self._database.note)
+        if self._database.is_newer:
+            self._reading.note(f"{self.path} {_NEWER}")
+        return self._database
+
+    def _let_go(self) -> None:
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.connection.close()
+        self._database = None
+
+    def _mend(self, what: str) -> None:
+        """Put the records together again; copies win, being written before the file is."""
+        self._let_go()
+        if self._is_sound_by_now():
+            return
+        copies, unreadable = self._folders.copies()
+        source = f"{self._folders.root}/*/run.json"
+        kept = ""
+        with explained("mend", self.path):
+            found = {**_salvaged(self.path), **copies}
+            if os.path.lexists(self.path):
+                kept = f"it is kept as {_database.keep_all_aside(self.path).name}, and "
+                source = f"what is whole in it and from {source}"
+        ids = list(reversed(newest_first(found)))
+        _database.make(self.path, ((run_id, bytes(found[run_id])) for run_id in ids))
+        self._reading.note(f"{self.path} {what}: {kept}{len(ids)} runs were put together again from {source}")
+        for problem in unreadable:
+            self._reading.note(problem)
+
+    def _is_sound_by_now(self) -> bool:
+        """Tell whether somebody else mended it while this process waited for the lock."""
+        try:
+            database = self._connected()
+        except DamageError:
+            return False
+        if database is not None and _database.is_sound(database):
+            return True
+        self._let_go()
+        return False
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
+
+
+def _rows(db: sqlite3.Connection, states: Collection[RunState], cursors: ExitStack) -> Iterator[_Row]:
+    """Give rows, newest first, read only as far as they are asked for."""
+    chosen = "SELECT start_time, place, id, state, record FROM runs"
+    newest_first = "ORDER BY start_time DESC, place DESC"
+    if not states:
+        return iter(cursors.enter_context(closing(db.execute(f"{chosen} {newest_first}"))))
+    each = [
+        cursors.enter_context(closing(db.execute(f"{chosen} WHERE state = ? {newest_first}", (str(state),))))
+        for state in set(states)
+    ]
+    return heapq.merge(*each, key=lambda row: row[:2], reverse=True)
+
+
+def _oldest_request(db: sqlite3.Connection, run_id: str) -> tuple[int, bytes] | None:
+    question = "SELECT place, request FROM requests WHERE run_id = ? ORDER BY place LIMIT 1"
+    found: tuple[int, bytes] | None = db.execute(question, (run_id,)).fetchone()
+    return found
+
+
+def _salvaged(path: Path) -> dict[str, msgspec.Raw]:
+    """Take what is a record out of a damaged database."""
+    found: dict[str, msgspec.Raw] = {}
+    for run_id, line in _database.salvage(path).items() if path.is_file() else ():
+        with suppress(DamageError):
+            if is_run_id(run_id):
+                found[run_id] = as_record(line)
+    return found
