@@ -111,7 +111,7 @@ class EventReader:
         texts = as_text(lines)
         if b"\x1b" in lines or b"\x08" in lines:
             texts = [_CONTROL.sub("", text) for text in texts]
-        answers = self._ask(texts)
+        answers = self._ask(lines, texts)
         return [
             kept for answer in answers for event in answer or () if (kept := self._clean(event)) is not None
         ]
@@ -132,7 +132,7 @@ class EventReader:
         self._step = next((event.step for event in reversed(events) if event.step is not None), self._step)
         return list(events)
 
-    def _ask(self, texts: Sequence[str]) -> list[Sequence[Event] | None]:
+    def _ask(self, lines: bytes, texts: Sequence[str]) -> list[Sequence[Event] | None]:
         """Offer each line to the parsers in their order; the first that answers has it.
 
         Parsers are asked a batch at a time, because guarding every call would cost more than the calls.
@@ -140,9 +140,8 @@ class EventReader:
         answers: list[Sequence[Event] | None] = [None] * len(texts)
         left: Sequence[int] = range(len(texts))
         for parser in list(self._parsers):
-            _, failure = guarded(
-                _module_of(parser), "backprop_event_parser", _parse_batch, parser, texts, left, answers
-            )
+            batch = (parser, lines, texts, left, answers)
+            _, failure = guarded(_module_of(parser), "backprop_event_parser", _parse_batch, *batch)
             if failure:
                 self.failures.append(failure)
                 self._parsers.remove(parser)
@@ -223,8 +222,15 @@ def _parse_chunk(parse_chunk: Callable[[bytes], Any], lines: bytes) -> Sequence[
 
 
 def _parse_batch(
-    parser: EventParser, texts: Sequence[str], numbers: Sequence[int], answers: list[Sequence[Event] | None]
+    parser: EventParser,
+    lines: bytes,
+    texts: Sequence[str],
+    numbers: Sequence[int],
+    answers: list[Sequence[Event] | None],
 ) -> None:
+    signs = getattr(parser, "signs", ())
+    if signs and not any(sign in lines for sign in signs):
+        return
     for number in numbers:
         answer = parser(texts[number])
         if answer is not None:

@@ -99,6 +99,10 @@ def build_app(wanted: str | None) -> typer.Typer:
     for name in names:
         module = import_module(f"backprop_core.cli.{name}_")
         module.register(app, COMMANDS[name], hidden=name in HIDDEN)
+    if wanted not in COMMANDS:
+        from .extensions import add_commands
+
+        add_commands(app, taken=COMMANDS)
     return app
 
 

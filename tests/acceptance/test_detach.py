@@ -146,3 +146,14 @@ def test_stop_takes_a_run_that_waits_for_its_turn_out_of_the_queue(project: Proj
     assert project.end(waiting).code == 143
     assert project.records() == []
     assert list((project.home / "runs").iterdir()) == []
+
+
+def test_ctrl_c_before_it_returns_takes_the_run_back(project: Project) -> None:
+    project.write("train.py", WAITING)
+    project.machine(ram_free_gb=0.5)
+    waiting = project.start("run", "train.py", "--detach", "--wait", "5")
+    wait_for(lambda: project.records() and project.record()["host"], "the queue")
+    waiting.send_signal(signal.SIGINT)
+    assert project.end(waiting).code == 130
+    assert project.records() == []
+    assert project.processes() == []

@@ -45,15 +45,10 @@ USAGE = {
     "a value is missing": ("run train.py -m", "'-m' requires an argument"),
     "no number of minutes": ("run train.py -m abc", 'maxRunMinutes is "abc" in the flag --max-run-minutes'),
     "no minutes": ("run train.py -m 0", "it must be a number above 0"),
-    "negative minutes": ("run train.py -m -5", 'maxRunMinutes is "-5"'),
     "endless minutes": ("run train.py -m inf", 'maxRunMinutes is "inf"'),
-    "not a number of minutes": ("run train.py -m nan", 'maxRunMinutes is "nan"'),
     "a banana": ("run train.py -g banana", 'it must be a share such as "80%" or GB such as "8"'),
-    "more than all": ("run train.py -g 120%", 'gpuMemoryLimit is "120%" in the flag --gpu-memory-limit'),
     "no slot": ("run train.py -p 0", "it must be a whole number from 1"),
-    "half a slot": ("run train.py -p 1.5", "it must be a whole number from 1"),
     "no GPU": ("run train.py --gpus 0", 'it must be a whole number from 1, or "all"'),
-    "negative wait": ("run train.py --wait -1", "it must be a number from 0"),
     "an open quote": ("run train.py --through \"torchrun 'x\"", "through is "),
     "a run id that climbs": ("run train.py --run-id ../../x", "'../../x' is not a run id"),
     "a run id with an end of line": ("run train.py --run-id 'x\n'", "is not a run id"),
@@ -61,19 +56,16 @@ USAGE = {
     "a framework": ("run train.py -f pytorhc", "pytorch"),
     "a probe": ("run train.py --gpu-probe nvm", 'did you mean "nvml"?'),
     "a storage": ("run train.py --storage jason", 'no storage named "jason" is installed'),
-    "a storage by URL": ("run train.py --storage ftp://x", "no storage for 'ftp' URLs is installed"),
     "a launcher": ("run train.py --launcher lokal", 'did you mean "local"?'),
     "an interpreter": ("run train.py --python python9", "--python python9: there is no such command on PATH"),
     "an interpreter by path": ("run train.py --python ./x", "there is no executable file"),
     "a plugin": ("run train.py --plugin nope", "plugin nope does not load"),
     "a setting without a value": ("run train.py --set maxRunMinutes", "is not KEY=VALUE"),
     "an unknown setting": ("run train.py --set maxRunMinuts=3", 'did you mean "maxRunMinutes"?'),
-    "an unknown snake": ("run train.py --set max_run_minute=3", 'did you mean "max_run_minutes"?'),
     "a nested setting": ("run train.py --set gpu.maxTempC=hot", 'gpu.maxTempC is "hot" in --set'),
     "a settings file": ("run train.py --config nope.toml", "the settings file nope.toml does not exist"),
     "a settings file for list": ("--config nope.toml list", "the settings file nope.toml does not exist"),
     "a state": ("list --state zombie", "there is no state 'zombie'"),
-    "a limit": ("list --limit 0", "Invalid value for '--limit'"),
     "a setting to set": ("config set maxRunMinuts 3", 'did you mean "maxRunMinutes"?'),
     "a value to set": ("config set maxRunMinutes abc", 'maxRunMinutes is "abc" in `config set`'),
     "a resume without a run": ("resume", "Missing argument 'RUN'"),
@@ -134,8 +126,9 @@ def test_a_bad_settings_file_exits_2_and_names_the_place(
 ) -> None:
     project.write("train.py", "open('ran', 'w')")
     (project.folder / name).write_text(text)
-    assert said in complaint(project, "run", "train.py", code=2)
-    assert str(project.folder / name) in complaint(project, "list", code=2).replace("\n  ", " ")
+    shown = complaint(project, "run", "train.py", code=2)
+    assert said in shown
+    assert str(project.folder / name) in shown
 
 
 def test_a_bad_file_of_the_users_own_and_a_bad_variable_are_errors_too(project: Project) -> None:
@@ -145,7 +138,9 @@ def test_a_bad_file_of_the_users_own_and_a_bad_variable_are_errors_too(project: 
     assert 'maxRunMinutes is "soon" in the environment (BACKPROP_MAX_RUN_MINUTES)' in said
     project.home.mkdir(mode=0o700)
     (project.home / "config.toml").write_text("nonsense")
-    assert f"{project.home / 'config.toml'}, line 1" in complaint(project, "list", code=2)
+    for command in ("list", "status", "resume"):
+        words = [command, *(["last"] if command == "resume" else [])]
+        assert f"{project.home / 'config.toml'}, line 1" in complaint(project, *words, code=2)
 
 
 def test_variables_that_nobody_knows_are_no_error(project: Project) -> None:

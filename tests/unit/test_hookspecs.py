@@ -77,12 +77,7 @@ def test_a_hook_documents_each_parameter_in_order_and_what_it_returns(name: str)
     assert (":returns: " in text) == (signature.return_annotation != "None")
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="the command line knows only Backprop's own commands")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NOT_YET if name == "backprop_commands" else ()) for name in HOOKS]
-)
+@pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_is_called_somewhere_in_the_core(name: str) -> None:
     assert name in {called for called, _, _ in calls()}
 

@@ -29,7 +29,7 @@ from backprop_core.settings import DECLARED, Settings, to_dict
 from backprop_core.states import RunState
 
 MINIMAL = {"id": "a", "scriptPath": "/x.py", "status": "completed", "startTime": 1}
-KEYS = (  # DESIGN 7: those this format has always had, then ours
+KEYS = (  # those this format has always had, then ours
     "id name scriptPath status startTime endTime lastStep lastLoss checkpoints lastCheckpoint "
     "scriptArgs cwd python framework exitCode reason gpus gpu host attempts settings metrics"
 ).split()

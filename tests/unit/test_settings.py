@@ -13,7 +13,7 @@ from backprop_core.errors import ExitCode, SettingsError
 from backprop_core.records import Limits
 from backprop_core.settings import DECLARED, Resolved, Settings, home_folder, resolve, to_dict
 
-KEYS = (  # DESIGN 5, in its order
+KEYS = (  # as the reference lists them
     "maxRunMinutes maxParallel minFreeRamGB maxCpuLoad gpuMemoryLimit checkpointEveryMinutes framework "
     "waitMinutes stopGraceSeconds maxPauseMinutes monitorSeconds gpus through unbuffered maxLogMB storage "
     "launcher python plugins checkpointGlob gpu.probe gpu.minFreeVramMB gpu.maxTempC gpu.cooldownC"

@@ -63,6 +63,8 @@ def backprop_event_parser(run: RunRecord) -> EventParser:
 class LossLines:
     """Reads the lines of one attempt."""
 
+    signs = (b"oss", b"sav", b"Sav", b"Overriding: max_iters")
+
     def __init__(self, run: RunRecord) -> None:
         self._epochs = EpochCount(run)
         self._max_iters: int | None = None

@@ -24,6 +24,7 @@ from ._values import NUMBER, take_training_loss
 
 _LABELS = ("Epoch ", "Validation", "Sanity Checking", "Training:", "Testing", "Predicting")
 _BESIDE = _LABELS[1:]
+_SIGNS = tuple(label.encode() for label in _LABELS)
 _EPOCH = re.compile(r"Epoch ([0-9]{1,9})$")
 _RICH = re.compile(
     r"Epoch ([0-9]{1,9})(?:/(-?[0-9]{1,9}))? {1,20}[━╸╺ ]{0,400}([0-9]{1,12})/([0-9]{1,12}|--)"
@@ -55,6 +56,11 @@ class LightningBars:
         self._is_lightning = False
         self._frame: Place | None = None
         self._begin()
+
+    @property
+    def signs(self) -> tuple[bytes, ...]:
+        """Within a frame of the rich bar a line may hold anything."""
+        return () if self._frame is not None else _SIGNS
 
     def _begin(self) -> None:
         """A training begins: what was shown before says nothing of it."""

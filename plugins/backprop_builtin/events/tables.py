@@ -41,6 +41,11 @@ class Tables:
         self._batch: tuple[int, int] | None = None
         self._is_validating = False
 
+    @property
+    def signs(self) -> tuple[bytes, ...]:
+        """Under a header any line may be a row."""
+        return (b"GPU_mem", b"train_loss", b"% [") if self._yolo is None and self._fastai is None else ()
+
     def __call__(self, line: str) -> Sequence[Event] | None:
         if "GPU_mem" in line:
             self._yolo, self._yolo_scores = line.split(), None
