@@ -32,7 +32,9 @@ def add_commands(app: typer.Typer, taken: Collection[str]) -> None:
         commands = answer.value if isinstance(answer.value, Mapping) else {}
         for name, command in commands.items():
             if name in taken or not isinstance(command, typer.Typer):
-                say(f"plugin {answer.plugin}: the command {name!r} is taken, or is no Typer app; it is left out")
+                say(
+                    f"plugin {answer.plugin}: the command {name!r} is taken, or is no Typer app; it is left out"
+                )
             else:
                 _add(app, name, command)
 

@@ -56,10 +56,6 @@ def halved(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-def cut_in_a_page(file: Path) -> None:
-    os.truncate(file, file.stat().st_size - 1000)
-
-
 def zeroed(file: Path) -> None:
     file.write_bytes(bytes(file.stat().st_size))
 
@@ -96,7 +92,6 @@ def a_pipe(file: Path) -> None:
 DAMAGES = [
     empty,
     halved,
-    cut_in_a_page,
     zeroed,
     headless,
     of_another_program,
@@ -141,6 +136,20 @@ def test_writer_that_meets_damage_rebuilds_before_it_adds(
     assert len(filled.problems) == 1
     assert len(list(home.glob("experiments.db.corrupt-*"))) == 1
     filled.close()
+
+
+def test_every_truncation_loses_nothing(filled: SqliteStorage, home: Path, file: Path) -> None:
+    content = file.read_bytes()
+    for length in range(0, len(content), 1021):
+        file.write_bytes(content[:length])
+        fresh = opened(home)
+        assert ids(fresh) == NEWEST_FIRST, f"cut at {length}"
+        fresh.post("r0", Intent(kind="stop"))
+        fresh.save(make_record("new", 9))
+        assert ids(fresh) == ["new", *NEWEST_FIRST], f"cut at {length}"
+        fresh.delete("new")
+        assert fresh.take("r0") == Intent(kind="stop")
+        fresh.close()
 
 
 def test_record_whose_copy_is_gone_is_saved_out_of_the_damaged_file(

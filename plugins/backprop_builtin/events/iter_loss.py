@@ -63,7 +63,7 @@ def backprop_event_parser(run: RunRecord) -> EventParser:
 class LossLines:
     """Reads the lines of one attempt."""
 
-    signs = (b"oss", b"sav", b"Sav", b"Overriding: max_iters")
+    signs = (b"oss", b"av", b"Overriding: max_iters")
 
     def __init__(self, run: RunRecord) -> None:
         self._epochs = EpochCount(run)
@@ -100,7 +100,7 @@ class LossLines:
                 return self._by_step(text)
             case "e" | "[":
                 return self._by_epoch(text)
-            case "t":
+            case "t" if text.startswith(("Train", "Test")):
                 return self._by_sample(text) or self._timm(text) or _test_set(text)
         return None
 

@@ -27,7 +27,7 @@ def backprop_event_parser() -> EventParser:
 class KerasLines:
     """Reads the output of one attempt."""
 
-    signs = (b"Epoch ", b"/step", b"- ETA:")
+    signs = (b"Epoch ", b"/step", b"ETA: ")
 
     def __init__(self) -> None:
         self._epoch: int | None = None

@@ -24,7 +24,7 @@ from ._values import NUMBER, take_training_loss
 
 _LABELS = ("Epoch ", "Validation", "Sanity Checking", "Training:", "Testing", "Predicting")
 _BESIDE = _LABELS[1:]
-_SIGNS = tuple(label.encode() for label in _LABELS)
+_SIGNS = (b"Epoch ", b"it/s")
 _EPOCH = re.compile(r"Epoch ([0-9]{1,9})$")
 _RICH = re.compile(
     r"Epoch ([0-9]{1,9})(?:/(-?[0-9]{1,9}))? {1,20}[━╸╺ ]{0,400}([0-9]{1,12})/([0-9]{1,12}|--)"

@@ -44,7 +44,7 @@ class Tables:
     @property
     def signs(self) -> tuple[bytes, ...]:
         """Under a header any line may be a row."""
-        return (b"GPU_mem", b"train_loss", b"% [") if self._yolo is None and self._fastai is None else ()
+        return (b"|", b"GPU_mem", b"train_loss") if self._yolo is None and self._fastai is None else ()
 
     def __call__(self, line: str) -> Sequence[Event] | None:
         if "GPU_mem" in line:

@@ -36,7 +36,7 @@ def backprop_event_parser(run: RunRecord) -> EventParser:
 class TqdmBars:
     """Reads the bars of one attempt."""
 
-    signs = (b"%|", b"it [")
+    signs = (b"|", b"it [")
 
     def __init__(self, run: RunRecord) -> None:
         self._epochs = EpochCount(run)
