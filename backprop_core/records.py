@@ -83,7 +83,7 @@ class Limits(
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Limits:
         """Pick the limits out of settings as a settings file holds them."""
-        gpu = {f"gpu.{key}": value for key, value in settings.get("gpu", {}).items()}
+        gpu = {f"gpu.{key}": value for key, value in (settings.get("gpu") or {}).items()}
         return msgspec.convert({**settings, **gpu}, cls)
 
 

@@ -30,7 +30,7 @@ PICTURE = ROOT / "docs" / "run.svg"
 RUN = "backprop run examples/train_iris.py --name iris -m 0.05"
 RESUME = "backprop resume iris -m 1"
 WORDS = re.compile(r"\S+(?: \S+)*")
-HALFWAY = re.compile(r"●.* left .*step (\d+)/\d+ .*loss .*ckpt")
+HALFWAY = re.compile(r"● running .* 1s left .*loss .*steps/s")  # of the 3 s that RUN has
 
 COLUMNS, ROWS = 128, 16
 SHOWN_ROWS = 9  # of the running script; of an ended one what is worth reading
@@ -94,7 +94,7 @@ def main() -> int:
 
 
 def watch(command: str, environ: Mapping[str, str]) -> tuple[list[Line], list[Line]]:
-    """Run a command in a terminal; return the screen once its live line says all, and as it is at the end."""
+    """Run a command in a terminal; return the screen when half of its time is over, and as it is at the end."""
     words = shlex.split(command)
     pid, terminal = pty.fork()
     if pid == 0:

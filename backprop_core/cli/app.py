@@ -26,6 +26,7 @@ COMMANDS = {
     "init": "Write a commented settings file into this folder.",
     "config": "Show or change settings.",
     "plugins": "List the plugins, with their hooks and their state.",
+    "storage": "Copy records from one storage to another.",
     "agent": "Supervise a run that was handed over.",
 }
 HIDDEN = {"agent"}

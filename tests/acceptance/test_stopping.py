@@ -195,17 +195,38 @@ def test_stop_pause_and_unpause_work_from_another_process(project: Project) -> N
     assert [pause["end"] is not None for pause in record["attempts"][0]["pauses"]] == [True, True]
 
 
-def test_a_pause_does_not_count_and_does_not_last_for_ever(project: Project) -> None:
+def test_a_pause_does_not_last_for_ever(project: Project) -> None:
     project.write("train.py", MINDING)
-    running = project.start("run", "train.py", "-m", "0.02", "--max-pause", "0.04", "--", "SIGINT")
+    running = project.start("run", "train.py", "--max-pause", "0.02", "--", "SIGINT")
     project.wait_for_state("running")
     project.run("pause", "last")
-    paused = project.wait_for_state("paused")
     done = project.end(running)
     record = project.record()
     assert done.code == 75
     assert (record["status"], record["reason"]) == ("stopped", "paused for longer than maxPauseMinutes")
-    assert record["endTime"] - paused["attempts"][0]["pauses"][0]["begin"] >= 2400  # the box alone: 1200
+    assert [pause["cause"] for pause in record["attempts"][0]["pauses"]] == ["paused by `backprop pause`"]
+
+
+def test_a_pause_does_not_count_and_the_script_can_tell(project: Project) -> None:
+    script = """
+        import time
+        from backprop_core.script import time_left
+        while True:
+            print(time.monotonic() + time_left(), flush=True)
+            time.sleep(0.02)
+    """
+    project.write("train.py", script)
+    running = project.start("run", "train.py")
+    project.wait_for_state("running")
+    project.run("pause", "last")
+    project.wait_for_state("paused")
+    project.run("unpause", "last")
+    project.wait_for_state("running")
+    log = project.run_folder() / "output.log"
+    first = float(log.read_text().split()[0])
+    wait_for(lambda: float(log.read_text().splitlines()[-2]) > first + 0.05, "the end to move away")
+    running.send_signal(signal.SIGTERM)
+    project.end(running)
 
 
 def test_a_reader_that_leaves_does_not_disturb_the_training(project: Project) -> None:

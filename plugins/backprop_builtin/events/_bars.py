@@ -11,12 +11,17 @@ _WITHOUT_TOTAL = re.compile(r"(?:^|[ :])([0-9]{1,18})it \[([^\]]{0,500})\]")
 
 
 class Bar(NamedTuple):
-    """One drawing of a bar. `total` is None where it is not known; `items` stand behind the rate."""
+    """One drawing of a bar.
+
+    `total` is None where it is not known; `items` stand behind the rate. `behind` is what somebody printed next:
+    it stands in the bar's line, which a bar does not end itself.
+    """
 
     label: str
     n: int
     total: int | None
     items: tuple[str, ...] = ()
+    behind: str = ""
 
 
 def parse_bar(line: str) -> Bar | None:
@@ -26,36 +31,25 @@ def parse_bar(line: str) -> Bar | None:
     """
     head, sign, tail = line.partition("%|")
     if sign:
-        label = head[:-3] + head[-3:].rstrip("0123456789")
-        _, _, tail = tail.partition("|")
+        head = head[:-3] + head[-3:].rstrip("0123456789")
+        _, sign, tail = tail.partition("|")
     else:
         # Lightning draws this, without a percentage, where it does not know the total.
-        label, sign, tail = line.partition("|")
+        head, _, tail = line.partition("|")
         _, sign, tail = tail.partition("|")
     match = _OF_TOTAL.match(tail) if sign else None
-    if match is None:
-        return _parse_without_total(line)
-    total = None if match[2] == "?" else int(match[2])
-    return Bar(_clean(label), int(match[1]), total, _items(match[3]))
-
-
-def behind_bar(line: str) -> str:
-    """Return what was printed behind a bar: it stands in the bar's line, which a bar does not end itself."""
-    _, _, tail = line.partition("%|")
-    _, _, tail = tail.partition("|")
-    match = _OF_TOTAL.match(tail)
-    return tail[match.end() :] if match else ""
-
-
-def _parse_without_total(line: str) -> Bar | None:
+    if match is not None:
+        total = None if match[2] == "?" else int(match[2])
+        return Bar(_label(head), int(match[1]), total, _items(match[3]), tail[match.end() :])
     match = _WITHOUT_TOTAL.search(line) if "it [" in line else None
-    if match is None:
-        return None
-    return Bar(_clean(line[: match.start()]), int(match[1]), None, _items(match[2]))
+    if match is not None:
+        head, tail = line[: match.start()], line[match.end() :]
+        return Bar(_label(head), int(match[1]), None, _items(match[2]), tail)
+    return None
 
 
-def _clean(label: str) -> str:
-    return label.strip().removesuffix(":").rstrip()
+def _label(head: str) -> str:
+    return head.strip().removesuffix(":").rstrip()
 
 
 def _items(inside: str) -> tuple[str, ...]:

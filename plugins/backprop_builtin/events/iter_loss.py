@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRecord, hookimpl
 
-from ._bars import behind_bar
+from ._bars import parse_bar
 from ._epochs import EpochCount
 from ._values import NUMBER
 
@@ -80,7 +80,8 @@ class LossLines:
 
     def _read(self, line: str) -> Sequence[Event] | None:
         if "%|" in line:
-            line = behind_bar(line)
+            bar = parse_bar(line)
+            line = bar.behind if bar else ""
         if "it/s" in line or (line.startswith("Epoch ") and "saving model to" in line):
             return None  # Lightning's bars, and what Keras and Lightning say of checkpoints
         rank = _RANK.match(line)

@@ -50,7 +50,11 @@ def parse_line(line: str) -> Sequence[Event] | None:
     Any other line is not ours. Values that are no finite numbers are handed on for the core to count and drop.
     """
     if not line.lstrip().startswith("{"):
-        return None
+        # A progress bar does not end its line: what is printed next stands right behind its bracket.
+        _, bracket, line = line.partition("]{")
+        if not bracket:
+            return None
+        line = "{" + line
     values = decode(line)
     if not isinstance(values, dict):
         return None

@@ -16,7 +16,9 @@ from ._values import named_numbers, take_training_loss
 
 _EPOCH = re.compile(r"Epoch ([0-9]{1,9})/([0-9]{1,9})\s{0,200}$")
 _BAR = re.compile(r"\s{0,20}([0-9]{1,12})/([0-9]{1,12}|Unknown) (.*)")
-_SAVING = re.compile(r"Epoch [0-9]{1,9}: (?:.{1,500}, )?(finished )?saving model to (.{1,4096})$")
+_SAVING = re.compile(
+    r"Epoch [0-9]{1,9}: (?:\S{1,200} improved from \S{1,60} to \S{1,60}, )?(finished )?saving model to (.{1,4096})$"
+)
 
 
 @hookimpl(trylast=True)

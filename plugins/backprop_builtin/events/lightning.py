@@ -82,9 +82,7 @@ class LightningBars:
             return self._read_tqdm(line)
         if rich := _RICH.match(line):
             return self._read_rich(rich)
-        if saving := _SAVING.match(line):
-            return [CheckpointSaved(path=saving[3], step=int(saving[1]))]
-        return () if _RICH_BESIDE.match(line) else None
+        return _saved(line) or (() if _RICH_BESIDE.match(line) else None)
 
     def _read_tqdm(self, line: str) -> Sequence[Event] | None:
         bar = parse_bar(line)
@@ -97,7 +95,7 @@ class LightningBars:
             return None
         if epoch := _EPOCH.match(bar.label):
             place = self._place(int(epoch[1]), bar.n, bar.total, None)
-            return self._tell(place, texts)
+            return [*self._tell(place, texts), *_saved(bar.behind)]
         if line.startswith(("Training:", "Sanity")):
             self._begin()
         elif line.startswith("Validation"):
@@ -113,7 +111,8 @@ class LightningBars:
     def _place(self, epoch: int, n: int, total: int | None, epochs: int | None) -> Place:
         if epoch != self._epoch:
             self._length = self._n or self._length
-        self._epoch, self._n = epoch, n
+            self._epoch, self._n = epoch, 0
+        self._n = max(self._n, n)  # after its last batch the bar is set back to 0
         length = total or self._length
         step = epoch * length + n if length else n if epoch == 0 else None
         return Place(epoch, n, step, epochs * total if epochs and total else None)
@@ -146,6 +145,11 @@ class Place:
         self.n = n
         self.step = step
         self.total_steps = total_steps
+
+
+def _saved(line: str) -> list[Event]:
+    saving = _SAVING.match(line)
+    return [CheckpointSaved(path=saving[3], step=int(saving[1]))] if saving else []
 
 
 _NUMBER = re.compile(rf"{NUMBER}$")

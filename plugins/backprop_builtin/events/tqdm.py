@@ -107,13 +107,15 @@ class Followed:
         """Return the step and the total, both None where this bar is not followed."""
         # What changes in a label from one drawing to the next, a loss, must not make it another bar.
         name = (_CHANGING.sub("#", bar.label), bar.total)
-        if name != self._bar:
+        is_labelled_now = self._bar is not None and self._n == 0 and self._bar[1] == bar.total
+        if name != self._bar and not is_labelled_now:
             if not self._is_better(bar, has_loss=has_loss):
                 return None, None
-            self._follow(name, has_loss=has_loss)
+            self._follow(has_loss=has_loss)
         elif bar.n < self._n:
-            self._before += self._n
+            self._before += bar.total or self._n  # its last drawing is left out where it is to vanish
             self._is_total = False
+        self._bar = name
         self._n = bar.n
         self._has_loss |= has_loss
         return self._before + bar.n, bar.total if self._is_total else None
@@ -129,12 +131,11 @@ class Followed:
             return is_done or not self._has_loss
         return is_done and not self._has_loss and bool(bar.label)
 
-    def _follow(self, name: tuple[str, int | None], *, has_loss: bool) -> None:
-        is_done = self._bar is not None and self._n == self._bar[1]
-        if is_done and self._has_loss:
+    def _follow(self, *, has_loss: bool) -> None:
+        """Follow another bar than so far."""
+        if self._bar is not None and self._n != self._bar[1]:
+            self._is_total = False  # it runs within the other, and so once more for each of its steps
+        elif self._has_loss:
             self._before += self._n
-        elif self._bar is not None and not is_done:
-            self._is_total = False  # it runs within the one followed so far, and so once more for each step
-        self._bar, self._has_loss = name, has_loss
-        if self._before:
             self._is_total = False
+        self._has_loss = has_loss
