@@ -29,6 +29,7 @@ def newest_valid(record: RunRecord, plugins: Plugins, tell: Callable[[str], None
     """Find the newest checkpoint that can be used; those passed over are told, and so is a fresh start."""
     known = [Path(path) for path in record.checkpoints]
     known += [path for path in _from_plugins(record, plugins) if path not in known]
+    known += [path for path in _from_glob(record) if path not in known]
     for path in reversed(known):
         problem = what_is_wrong(path)
         if problem is None:
@@ -56,6 +57,27 @@ def _from_plugins(record: RunRecord, plugins: Plugins) -> list[Path]:
             error = f"it answered {type(value).__name__}, no checkpoint with a path"
             plugins.note(PluginFailure(plugin=answer.plugin, hook="backprop_find_checkpoint", error=error))
     return [path for _, path in sorted(found)]
+
+
+def _from_glob(record: RunRecord) -> list[Path]:
+    """Find what the setting `checkpointGlob` names and this run has written, the newest last."""
+    pattern = record.settings.get("checkpointGlob")
+    if not pattern:
+        return []
+    import glob
+
+    places = (
+        Path(record.cwd or ".", found) for found in glob.glob(pattern, root_dir=record.cwd, recursive=True)
+    )
+    written = sorted((when, path) for path in places if (when := _changed_ms(path)) >= record.start_time)
+    return [path for _, path in written]
+
+
+def _changed_ms(path: Path) -> float:
+    try:
+        return path.stat().st_mtime_ns / 1e6
+    except OSError:
+        return 0.0
 
 
 def _is_checkpoint(value: object) -> bool:

@@ -53,7 +53,7 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
         framework=framework.name if framework else None,
         settings=to_dict(opened.resolved.settings),
     )
-    lock = -1 if is_dry else registry.hold(registry.make_folder(opened.home, run_id))
+    lock = DRY if is_dry else registry.hold(registry.make_folder(opened.home, run_id))
     return order_for(record, ask, opened, environ, resume_from, lock)
 
 
@@ -92,10 +92,6 @@ def resume_order(
 ) -> Order:
     """Describe the next attempt of a run: recorded arguments, folder and interpreter, unless flags say else."""
     settings = opened.resolved.settings
-    if ask.resume_from:
-        resume_from: Path | None = checkpoint_given(ask.resume_from, Path.cwd())
-    else:
-        resume_from = newest_valid(record, opened.plugins, view.tell)
     chosen = opened.resolved.origins.get("python", "").startswith(("the flag", "--set"))
     root = opened.resolved.project_root
     record = registry.changed(
@@ -104,7 +100,11 @@ def resume_order(
         python=find_interpreter(settings.python if chosen else record.python, root, environ).path,
         settings=to_dict(settings),
     )
-    lock = -1 if is_dry else registry.hold(registry.make_folder(opened.home, record.id))
+    if ask.resume_from:
+        resume_from: Path | None = checkpoint_given(ask.resume_from, Path.cwd())
+    else:
+        resume_from = newest_valid(record, opened.plugins, view.tell)
+    lock = DRY if is_dry else registry.hold(registry.make_folder(opened.home, record.id))
     return order_for(record, ask, opened, environ, resume_from, lock)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +49,12 @@ def test_runs_move_to_another_storage_and_back_unchanged(project: Project, sourc
     again = project.run("storage", "copy", source, target)
     assert again.code == 0
     assert f"0 runs copied to {target}, 2 there already; 2 compared and found alike" in again.err
-    assert project.run("resume", "a", "--storage", target).code in {0, 2}
-    assert project.run("storage", "copy", target, source).code == 0
+    assert project.run("run", "train.py", "--name", "c", "--storage", target).code == 0
+    back = project.run("storage", "copy", target, source)
+    assert back.code == 0
+    assert f"1 run copied to {source}, 2 there already; 3 compared and found alike" in back.err
+    assert listed(project, source) == listed(project, target)
+    assert len(listed(project, source)) == 3
 
 
 def test_copy_to_a_url_brings_metrics_along(project: Project, tmp_path: Path) -> None:
@@ -116,10 +118,6 @@ def test_record_that_cannot_be_read_makes_the_copy_incomplete(project: Project) 
     assert "1 run copied" in done.err
 
 
-def wrong(*words: str) -> Callable[[Project], tuple[str, ...]]:
-    return lambda project: tuple(word.format(home=project.home) for word in words)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -163,14 +161,14 @@ def test_killed_copy_is_taken_up_where_it_was(project: Project) -> None:
     there.close()
 
 
-def test_long_copy_says_how_far_it_is(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_copy_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     from backprop_core.cli import storage_
 
     said: list[str] = []
+    times_s = iter([0.0, 1.9, 2.0, 2.0, 3.9])
     monkeypatch.setattr(storage_, "say", said.append)
-    monkeypatch.setattr(storage_, "TELL_EVERY_S", 0.01)
+    monkeypatch.setattr(storage_, "now_s", lambda: next(times_s))
     teller = storage_._Teller()
-    teller(1, 2000)
-    time.sleep(0.02)
-    teller(1500, 2000)
+    for done in (500, 1500, 2000):
+        teller(done, 2000)
     assert said == ["1,500 of 2,000 runs"]

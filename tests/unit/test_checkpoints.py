@@ -140,3 +140,26 @@ def test_a_plugin_that_names_no_checkpoint_is_passed_over_and_named(
     assert [(failure.plugin, failure.hook) for failure in plugins.failures] == [
         ("one", "backprop_find_checkpoint")
     ]
+
+
+def test_what_the_glob_names_and_this_run_has_written_is_found_newest_first(tmp_path: Path) -> None:
+    announced, older, newer = (saved(tmp_path / name) for name in ("said.pt", "a.pt", "b.pt"))
+    before_the_run = saved(tmp_path / "c.pt")
+    for path, when_s in ((older, 2000), (newer, 3000), (before_the_run, 10)):
+        os.utime(path, (when_s, when_s))
+    run = RunRecord(
+        id="r",
+        script_path="/p/t.py",
+        status=RunState.TIMEBOXED,
+        start_time=1_000_000,
+        cwd=str(tmp_path),
+        checkpoints=(str(announced),),
+        settings={"checkpointGlob": "?.pt"},
+    )
+    told: list[str] = []
+    assert newest_valid(run, Plugins(), told.append) == newer
+    newer.write_bytes(newer.read_bytes()[:20])
+    os.utime(newer, (3000, 3000))
+    assert newest_valid(run, Plugins(), told.append) == older
+    older.unlink()
+    assert newest_valid(run, Plugins(), told.append) == announced

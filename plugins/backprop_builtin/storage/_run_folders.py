@@ -13,6 +13,7 @@ from backprop_core import StorageError
 
 from ._files import (
     NO_LINKS,
+    OURS_ALONE,
     DamageError,
     explained,
     is_leftover,
@@ -118,10 +119,12 @@ def _is_claim(entry: os.DirEntry[str]) -> bool:
 
 
 def claim(store: Path) -> None:
-    """Write into a store's lock file that it has records here; for the holder of the lock."""
-    path = f"{store}.lock"
-    with explained("write", path):
-        descriptor = os.open(path, os.O_WRONLY | NO_LINKS)
+    """Write into a store's lock file that it has records here; for the holder of the lock.
+
+    It is a hint for `has_copies_of`: nothing that fails because of it would be worth it.
+    """
+    with suppress(OSError):
+        descriptor = os.open(f"{store}.lock", os.O_WRONLY | os.O_CREAT | NO_LINKS, OURS_ALONE)
         try:
             if os.fstat(descriptor).st_size == 0:
                 write_all(descriptor, b"in use\n")
