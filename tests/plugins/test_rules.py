@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backprop_builtin.rules import cpu, disk, gpu_memory, gpu_temperature, ram
@@ -203,6 +204,24 @@ def test_a_run_over_its_memory_limit_is_warned_and_ten_percent_over_stopped(
     answer = gpu_memory.backprop_govern(run=record(gpuMemoryLimit=limit), machine=machine)
     assert kind(answer) is expected
     assert answer is None or answer.samples == 3
+
+
+@pytest.mark.parametrize(
+    ("used", "layer", "expected"),
+    [
+        (2560, "allocator", Warn),  # 2 GB and a context
+        (2561, "allocator", Stop),
+        (2560, "import hook", Warn),
+        (2560, "watched only", Stop),
+        (2560, None, Stop),
+    ],
+)
+def test_a_framework_that_holds_the_limit_itself_is_left_room_for_a_context(
+    used: float, layer: str | None, expected: type[Any]
+) -> None:
+    run = msgspec.structs.replace(record(gpuMemoryLimit="2"), memory_layer=layer)
+    machine = gpus(gpu(vram_total_mb=24_576), run_vram_mb=used)
+    assert kind(gpu_memory.backprop_govern(run=run, machine=machine)) is expected
 
 
 def test_the_limit_counts_for_each_gpu_and_a_share_of_an_unknown_total_is_not_watched() -> None:

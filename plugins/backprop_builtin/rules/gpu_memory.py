@@ -19,6 +19,10 @@ from backprop_core import (
 )
 
 OVER_FACTOR = 1.1
+CONTEXT_MB = 512.0
+"""What a CUDA context and its libraries take beside the framework's allocator, on each GPU; it depends on the GPU."""
+
+WATCHED_ONLY = "watched only"
 SAMPLES = 3
 
 
@@ -39,9 +43,19 @@ def backprop_govern(run: RunRecord, machine: Machine) -> Stop | Warn | None:
     if used is None or limit is None or used <= limit:
         return None
     reason = f"GPU memory: the run holds {used:.0f} MB, its limit is {limit:.0f} MB"
-    if used > limit * OVER_FACTOR:
+    if used > limit + tolerated_mb(limit, run, len(machine.gpus or ())):
         return Stop(reason, samples=SAMPLES)
     return Warn(reason, samples=SAMPLES)
+
+
+def tolerated_mb(limit_mb: float, run: RunRecord, gpu_count: int) -> float:
+    """Return how far over its limit a run is left alone, in MiB.
+
+    A framework that holds the limit itself bounds its allocator, and the context comes on top of that: with a small
+    limit it would be more than a tenth, and a run that keeps to its limit would be stopped for it.
+    """
+    is_held = run.memory_layer not in (None, WATCHED_ONLY)
+    return max((OVER_FACTOR - 1) * limit_mb, CONTEXT_MB * gpu_count if is_held else 0.0)
 
 
 def needed_mb(limits: Limits) -> float:
