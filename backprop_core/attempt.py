@@ -22,8 +22,9 @@ from .following import Following, View
 from .identity import host_name
 from .interfaces import Framework, GpuProbe, Storage
 from .machine import visible_devices
+from .observers import Observers
 from .output_log import OutputLog
-from .plugins import Observers, Plugins, guarded
+from .plugins import Plugins, guarded
 from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
 from .settings import Resolved
 from .states import RunState

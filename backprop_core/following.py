@@ -14,8 +14,9 @@ from .governor import Watch
 from .identity import descendants
 from .interfaces import Storage
 from .machine import Monitor
+from .observers import Observers
 from .output_log import OutputLog
-from .plugins import Observers, Plugins
+from .plugins import Plugins
 from .records import Event, Intent, Machine, Record, RunRecord
 from .states import RunState
 from .supervisor import Control

@@ -11,8 +11,9 @@ import msgspec
 from .errors import PluginError, UsageError
 from .interfaces import Storage
 from .machine import named
-from .plugins import LOCAL_NAME, Plugins, Wanted
-from .plugins import load as load_plugins
+from .plugin_sources import LOCAL_NAME, Wanted
+from .plugin_sources import load as load_plugins
+from .plugins import Plugins
 from .records import EMPTY, Record
 from .settings import Resolved, home_folder, resolve
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from backprop_core.events import EventReader, collect_parsers
-from backprop_core.plugins import Plugins, Wanted, load
+from backprop_core.plugin_sources import Wanted, load
+from backprop_core.plugins import Plugins
 from backprop_core.records import CheckpointSaved, Event, Progress, RunRecord
 from backprop_core.states import RunState
 

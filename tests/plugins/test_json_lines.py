@@ -10,7 +10,7 @@ import pytest
 from backprop_builtin.events.json_lines import JsonLines, backprop_event_parser, parse_line
 from backprop_core import CheckpointSaved, Event, Progress
 from backprop_core.events import collect_parsers
-from backprop_core.plugins import Wanted, load
+from backprop_core.plugin_sources import Wanted, load
 
 PLAIN = b'{"step": 1, "loss": 0.5}\n{"step":2,"total_steps":10,"epoch":0.1}'
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from fake_plugins import bring, plugins_with
 
-from backprop_core.plugins import Observers, Plugins
+from backprop_core.observers import Observers
+from backprop_core.plugins import Plugins
 
 LIMIT_S = 10.0
 
@@ -47,14 +48,14 @@ def test_without_an_observer_there_is_no_thread() -> None:
 def test_one_that_raises_is_named_and_the_others_are_told() -> None:
     told: list[str] = []
     plugins = plugins_with(backprop_run_started=lambda run: told.append(run))  # noqa: PLW0108 - hooks have names
-    bring(plugins, "broken", backprop_run_started=lambda: 1 // 0)
+    bring(plugins, "broken", backprop_run_started=lambda: 1 / 0)
     observers = Observers(plugins)
     for number in range(3):
         observers.tell("backprop_run_started", run=f"r{number}")
     assert observers.drain(LIMIT_S)
     assert told == ["r0", "r1", "r2"]
     assert [str(failure) for failure in plugins.failures] == [
-        "plugin broken failed in backprop_run_started: ZeroDivisionError: integer division or modulo by zero"
+        "plugin broken (/broken.py) failed in backprop_run_started: ZeroDivisionError: division by zero"
     ]
 
 

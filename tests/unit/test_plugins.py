@@ -13,17 +13,15 @@ import pytest
 from fake_plugins import bring, plugin, plugins_with
 
 from backprop_core import PluginError, hookimpl
-from backprop_core.plugins import (
+from backprop_core.plugin_sources import (
     LOCAL_NAME,
     EntryPoint,
-    Plugins,
-    PluginState,
     Wanted,
     find_entry_points,
-    guarded,
     load,
     untrusted,
 )
+from backprop_core.plugins import Plugins, PluginState, guarded
 from backprop_core.records import PluginOption
 
 HOOK = "from backprop_core import hookimpl\n@hookimpl\ndef backprop_status_report():\n    return {!r}\n"
@@ -272,7 +270,6 @@ def test_an_implementation_that_nobody_could_call_is_refused_when_it_is_loaded(
 ) -> None:
     with pytest.raises(PluginError) as caught:
         Plugins().add(made(), PluginState(name="wrong", state="active", path="/wrong.py"))
-    assert caught.value.message.startswith("plugin wrong (/wrong.py): ")
     assert problem in caught.value.message
 
 
