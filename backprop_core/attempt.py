@@ -55,10 +55,11 @@ class Order(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """How an attempt ended, and what the command exits with."""
+    """How an attempt ended, and what the command exits with; `is_recorded` is False where its end is not."""
 
     record: RunRecord
     exit_code: int
+    is_recorded: bool = True
 
 
 class Interrupted(BaseException):
@@ -93,7 +94,7 @@ def run(order: Order, plugins: Plugins, storage: Storage, view: View) -> Result:
         journal = registry.Journal(storage, record, view.tell)
         with held_signals(on_hangup=not order.is_detached) as signals:
             journal.begin(record)
-            return follow(order, admitted, plugins, storage, view, journal, job, signals)
+            return follow(order, admitted, plugins, view, journal, job, signals)
     finally:
         admitted.slot.close()
 
@@ -262,7 +263,6 @@ def follow(  # what an attempt is made of
     order: Order,
     admitted: Admitted,
     plugins: Plugins,
-    storage: Storage,
     view: View,
     journal: registry.Journal,
     job: Job,
@@ -274,7 +274,6 @@ def follow(  # what an attempt is made of
     observers = Observers(plugins)
     following = Following(
         journal=journal,
-        storage=storage,
         plugins=plugins,
         observers=observers,
         events=EventReader(collect_parsers(plugins, journal.record), job.cwd),
@@ -300,7 +299,7 @@ def follow(  # what an attempt is made of
     if not observers.drain(OBSERVERS_S):
         view.tell(f"a plugin that observes runs did not finish within {OBSERVERS_S:g} s and is left behind")
     following.say_failures()
-    return Result(record=journal.record, exit_code=outcome.exit_code)
+    return Result(record=journal.record, exit_code=outcome.exit_code, is_recorded=not journal.is_end_lost)
 
 
 STOPPED_WITH = {

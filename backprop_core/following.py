@@ -9,10 +9,10 @@ from typing import Protocol
 from . import registry
 from .admission import Admitted
 from .clock import now_s
+from .errors import StorageError
 from .events import EventReader
 from .governor import Watch
 from .identity import descendants
-from .interfaces import Storage
 from .machine import Monitor
 from .observers import Observers
 from .output_log import OutputLog
@@ -70,7 +70,6 @@ class Following:
         self,
         *,
         journal: registry.Journal,
-        storage: Storage,
         plugins: Plugins,
         observers: Observers,
         events: EventReader,
@@ -82,7 +81,6 @@ class Following:
         home: Path,
     ) -> None:
         self._journal = journal
-        self._storage = storage
         self._plugins = plugins
         self._observers = observers
         self._events = events
@@ -116,8 +114,7 @@ class Following:
         self._control = control
         self._deadline_s = deadline_s
         self._started_s = now_s()
-        registry.sign(self._lock, keeper)
-        self._admitted.slot.update(pid=keeper)
+        self._name_keeper(keeper)
         self._admitted.slot.close()
         self._monitor = Monitor(
             self._plugins,
@@ -128,6 +125,14 @@ class Following:
             patience_s=self._monitor_s,
         )
         self._observers.tell("backprop_run_started", run=self._record)
+
+    def _name_keeper(self, keeper: int) -> None:
+        """Leave word of the keeper where others look for it; the locks are held all the same."""
+        try:
+            registry.sign(self._lock, keeper)
+            self._admitted.slot.update(pid=keeper)
+        except StorageError as error:
+            self._view.tell(f"{error.message}; the run goes on, unknown to `status` and to a later clean-up")
 
     def output(self, data: bytes) -> None:
         self._log.write(data)
@@ -175,7 +180,7 @@ class Following:
         self._view.resume()
 
     def tick(self) -> float:
-        while intent := self._storage.take(self._record.id):
+        while intent := self._journal.asked():
             self._serve(intent)
         now = now_s()
         if self._monitor and now >= self._next_sample_s:

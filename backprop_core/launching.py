@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from . import attempt, registry
 from .admission import HOW_TO_GET_IN
 from .attempt import Interrupted, Order, Result
+from .chosen import guarded_launcher
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
 from .interfaces import Launcher, Storage
 from .machine import named
@@ -23,8 +25,7 @@ _LAUNCHER_NEEDS = ("name", "preflight", "render", "submit", "state", "cancel")
 def choose_launcher(opened: Opened) -> Launcher:
     """Pick the launcher that the settings name."""
     launchers = opened.plugins.parts("backprop_launcher", _LAUNCHER_NEEDS)
-    chosen: Launcher = named(launchers, opened.resolved.settings.launcher, "launcher", "launcher")
-    return chosen
+    return guarded_launcher(named(launchers, opened.resolved.settings.launcher, "launcher", "launcher"))
 
 
 def launch_plan(order: Order) -> LaunchPlan:
@@ -46,7 +47,7 @@ def launch_plan(order: Order) -> LaunchPlan:
     )
 
 
-def launch(order: Order, opened: Opened, launcher: Launcher) -> Result:
+def launch(order: Order, opened: Opened, launcher: Launcher, tell: Callable[[str], None]) -> Result:
     """Save the run as queued, have its agent started, and follow the record."""
     plan = launch_plan(order)
     if problems := launcher.preflight(plan):
@@ -58,15 +59,39 @@ def launch(order: Order, opened: Opened, launcher: Launcher) -> Result:
     registry.release(order.lock)
     try:
         handle = launcher.submit(plan)
-        return _follow(queued, opened.storage, launcher, handle, until_admitted=order.is_detached)
+        engine = _Engine(launcher, handle, tell)
+        return _follow(queued, opened.storage, engine, until_admitted=order.is_detached)
     except (BackpropError, Interrupted):
-        attempt.put_back(opened.storage, order.record.id, old)
+        current = opened.storage.get(order.record.id)
+        # Once the agent has begun the run, the record is the agent's.
+        if current is None or not _is_awaited(current, queued, until_admitted=True):
+            attempt.put_back(opened.storage, order.record.id, old)
         raise
 
 
-def _follow(
-    queued: RunRecord, storage: Storage, launcher: Launcher, handle: str, *, until_admitted: bool
-) -> Result:
+class _Engine:
+    """The launcher's job of one attempt; that it cannot be asked for a while is said once."""
+
+    def __init__(self, launcher: Launcher, handle: str, tell: Callable[[str], None]) -> None:
+        self._launcher = launcher
+        self._handle = handle
+        self._tell = tell
+        self._has_told = False
+
+    def state(self) -> EngineState:
+        try:
+            return self._launcher.state([self._handle]).get(self._handle, EngineState(phase="unknown"))
+        except LauncherError as error:
+            if not self._has_told:
+                self._has_told = True
+                self._tell(f"{error.message}; asking again, the run is not touched")
+            return EngineState(phase="unknown")
+
+    def cancel(self, *, force: bool) -> None:
+        self._launcher.cancel(self._handle, force=force)
+
+
+def _follow(queued: RunRecord, storage: Storage, engine: _Engine, *, until_admitted: bool) -> Result:
     """Watch the record until the run was admitted, or has ended; Ctrl-C asks the agent to stop.
 
     :raises RefusedError: and whatever else kept the agent from beginning.
@@ -74,7 +99,7 @@ def _follow(
     interrupts = 0
     while True:
         try:
-            state = launcher.state([handle])[handle]
+            state = engine.state()
             # After the engine, so that a job that is gone has written its last word.
             record = storage.get(queued.id)
             if record is not None and _is_awaited(record, queued, until_admitted=until_admitted):
@@ -85,7 +110,7 @@ def _follow(
             time.sleep(FOLLOW_S)
         except KeyboardInterrupt:
             interrupts += 1
-            launcher.cancel(handle, force=interrupts > 1)
+            engine.cancel(force=interrupts > 1)
     if interrupts or state.exit_code in (ExitCode.INTERRUPTED, ExitCode.STOPPED):
         raise Interrupted(ExitCode.INTERRUPTED if interrupts else ExitCode.STOPPED)
     raise _in_its_words(state)

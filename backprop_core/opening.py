@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from .errors import PluginError, UsageError
-from .interfaces import Storage
+from .chosen import guarded_storage
+from .errors import PluginError, StorageError, UsageError
+from .interfaces import Storage, StorageBackend
 from .machine import named
 from .plugin_sources import LOCAL_NAME, Wanted
 from .plugin_sources import load as load_plugins
-from .plugins import Plugins
+from .plugins import Plugins, translating
 from .records import EMPTY, Record
 from .settings import Resolved, home_folder, resolve
 
@@ -118,20 +119,29 @@ def load(resolved: Resolved, ask: Ask, environ: Mapping[str, str], script_folder
 
 def open_storage(plugins: Plugins, resolved: Resolved, environ: Mapping[str, str]) -> tuple[Storage, Path]:
     """Open the storage that the `storage` setting names, by name or by URL scheme."""
-    wanted = resolved.settings.storage
-    backends = plugins.parts("backprop_storage_backend", _STORAGE_NEEDS)
-    scheme, is_url, _ = wanted.partition(":")
     home = home_folder(environ)
-    if is_url:
-        for backend in backends:
-            if scheme in backend.schemes:
-                return backend.open(wanted, home), home
-        known = sorted(scheme for backend in backends for scheme in backend.schemes)
-        raise UsageError(f"no storage for {scheme!r} URLs is installed", f"installed: {', '.join(known)}")
-    return named(backends, wanted, "storage", "storage").open(None, home), home
+    backend, url = _chosen_backend(plugins, resolved.settings.storage)
+    with translating(f"storage {backend.name!r}", "open", StorageError):
+        storage = backend.open(url, home)
+    return guarded_storage(storage, backend.name), home
+
+
+def _chosen_backend(plugins: Plugins, wanted: str) -> tuple[StorageBackend, str | None]:
+    """Find the backend, and the URL to give it where the setting holds one."""
+    backends: list[StorageBackend] = plugins.parts("backprop_storage_backend", _STORAGE_NEEDS)
+    scheme, is_url, _ = wanted.partition(":")
+    if not is_url:
+        return named(backends, wanted, "storage", "storage"), None
+    for backend in backends:
+        if scheme in backend.schemes:
+            return backend, wanted
+    known = sorted(scheme for backend in backends for scheme in backend.schemes)
+    raise UsageError(f"no storage for {scheme!r} URLs is installed", f"installed: {', '.join(known)}")
 
 
 def close(opened: Opened) -> None:
     """Let go of the storage and tell the plugins that the command is over."""
-    opened.storage.close()
-    opened.plugins.ask("backprop_unconfigure", settings=opened.resolved.settings)
+    try:
+        opened.storage.close()
+    finally:
+        opened.plugins.ask("backprop_unconfigure", settings=opened.resolved.settings)

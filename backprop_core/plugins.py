@@ -6,6 +6,7 @@ Implementations are called one by one, so that a plugin that fails silences no o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -190,3 +191,15 @@ def guarded(
         return function(*arguments), None
     except (Exception, SystemExit) as error:
         return None, PluginFailure(plugin=plugin, hook=hook, error=_in_words(error), path=path)
+
+
+@contextmanager
+def translating(part: str, doing: str, as_error: type[BackpropError]) -> Iterator[None]:
+    """Turn what a chosen part raises into an error that names it; errors of Backprop's own tree pass."""
+    try:
+        yield
+    except BackpropError:
+        raise
+    except (Exception, SystemExit) as error:
+        hint = "a plugin brings it: `backprop plugins` tells which, and where to report this"
+        raise as_error(f"{part} failed in {doing}: {_in_words(error)}", hint) from error

@@ -325,7 +325,10 @@ class PauseSpan(Record, frozen=True):
 
 
 class Attempt(Record, frozen=True, rename="camel"):
-    """One execution of the script: one time box."""
+    """One execution of the script: one time box.
+
+    `lost_writes` counts what the storage could not take while the script ran: metrics, and states in between.
+    """
 
     start: int
     end: int | None = None
@@ -334,6 +337,7 @@ class Attempt(Record, frozen=True, rename="camel"):
     resumed_from: str | None = None
     reason: str | None = None
     pauses: tuple[PauseSpan, ...] = ()
+    lost_writes: int = 0
 
 
 class GpuIdentity(Record, frozen=True):

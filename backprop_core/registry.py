@@ -22,6 +22,7 @@ from .records import (
     Attempt,
     CheckpointSaved,
     Event,
+    Intent,
     PauseSpan,
     ProcessExit,
     Progress,
@@ -266,15 +267,18 @@ class Journal:
     """Writes one attempt to storage as it goes; `record` is how it stands.
 
     Storage that fails while the script runs does not stop it: the loss is said once and counted in
-    `lost_writes`. Progress is written only as often as writing takes under 1 % of the time.
+    `lost_writes`, which the attempt's final record tells. Progress is written only as often as writing takes
+    under 1 % of the time.
     """
 
     def __init__(self, storage: Storage, record: RunRecord, tell: Callable[[str], None]) -> None:
         self._storage = storage
         self._tell = tell
         self._next_progress_s = now_s() + PROGRESS_EVERY_S
+        self._has_told_deaf = False
         self.record = record
         self.lost_writes = 0
+        self.is_end_lost = False
 
     def begin(self, record: RunRecord) -> None:
         """Save the record before the script starts.
@@ -325,21 +329,35 @@ class Journal:
         """Save the final record."""
         assert state in FINAL
         self.record = ended(self.record, state, exit_code=exited.status if exited else None, reason=reason)
-        self._save()
+        self.record = with_attempt(self.record, lost_writes=self.lost_writes)
+        self.is_end_lost = not self._save()
 
-    def _save(self) -> None:
+    def asked(self) -> Intent | None:
+        """Take the oldest request to the run; none while the storage fails, which is said once."""
+        try:
+            return self._storage.take(self.record.id)
+        except StorageError as error:
+            if not self._has_told_deaf:
+                self._has_told_deaf = True
+                self._tell(f"{error.message}; the run goes on, and hears no `backprop stop` while that lasts")
+            return None
+
+    def _save(self) -> bool:
         began = now_s()
-        self._try(lambda: self._storage.save(self.record))
+        is_saved = self._try(lambda: self._storage.save(self.record))
         cost = now_s() - began
         self._next_progress_s = now_s() + max(PROGRESS_EVERY_S, cost / PROGRESS_SHARE)
+        return is_saved
 
-    def _try(self, write: Callable[[], None]) -> None:
+    def _try(self, write: Callable[[], None]) -> bool:
         try:
             write()
         except StorageError as error:
             if not self.lost_writes:
                 self._tell(f"{error.message}; the run goes on, what cannot be written is lost")
             self.lost_writes += 1
+            return False
+        return True
 
 
 def _stamped(points: Sequence[Progress], now: int) -> list[Progress]:

@@ -7,12 +7,13 @@ its agent: this very process in the foreground, another one with `--detach` or a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import attempt, registry
 from .attempt import Order, Result
-from .errors import RefusedError
+from .errors import RefusedError, StorageError
 from .following import View
 from .launching import choose_launcher, launch, launch_plan
 from .opening import Ask, Opened, close, open_all
@@ -39,12 +40,9 @@ def run(ask: Ask, view: View, environ: Mapping[str, str]) -> Result:
 
     :raises BackpropError: with the exit code that fits; then nothing was recorded.
     """
-    opened = open_all(ask, environ, script=ask.script)
-    try:
+    with _closing(open_all(ask, environ, script=ask.script), view) as opened:
         order = new_order(ask, opened, environ)
         return hand_over(order, opened, view)
-    finally:
-        close(opened)
 
 
 def resume(reference: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Result:
@@ -53,12 +51,10 @@ def resume(reference: str, ask: Ask, view: View, environ: Mapping[str, str]) -> 
     :raises BackpropError: with the exit code that fits; then the record is as it was.
     """
     record = recall(reference, ask, environ)
-    opened = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
-    try:
+    again = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
+    with _closing(again, view) as opened:
         order = resume_order(record, ask, opened, environ, view)
         return hand_over(order, opened, view)
-    finally:
-        close(opened)
 
 
 def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Result:
@@ -66,8 +62,8 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
     asked = open_all(ask, environ)
     record = registry.find(asked.storage, run_id)
     close(asked)
-    opened = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
-    try:
+    again = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
+    with _closing(again, view) as opened:
         resumed_from = record.attempts[-1].resumed_from if record.attempts else None
         lock = registry.hold(registry.make_folder(opened.home, record.id))
         checkpoint = Path(resumed_from) if resumed_from else None
@@ -77,8 +73,6 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
         except RefusedError:
             attempt.put_back(opened.storage, record.id, record)
             raise
-    finally:
-        close(opened)
 
 
 def dry_run(ask: Ask, view: View, environ: Mapping[str, str], *, reference: str | None = None) -> DryRun:
@@ -96,6 +90,18 @@ def dry_run(ask: Ask, view: View, environ: Mapping[str, str], *, reference: str 
         close(opened)
 
 
+@contextmanager
+def _closing(opened: Opened, view: View) -> Iterator[Opened]:
+    """Let go of everything at the end; a storage that fails then changes nothing of how the run ended."""
+    try:
+        yield opened
+    finally:
+        try:
+            close(opened)
+        except StorageError as error:
+            view.tell(error.message)
+
+
 def hand_over(order: Order, opened: Opened, view: View) -> Result:
     """Run the attempt in this process, or have a launcher start an agent for it."""
     assert order.lock != DRY
@@ -104,11 +110,12 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
             view.tell(warning)
         if not order.is_detached and opened.resolved.settings.launcher == "local":
             return attempt.run(order, opened.plugins, opened.storage, view)
-        return launch(order, opened, choose_launcher(opened))
+        return launch(order, opened, choose_launcher(opened), view.tell)
     finally:
         os.close(order.lock)
-        if opened.storage.get(order.record.id) is None:
-            registry.forget_folder(registry.run_folder(order.home, order.record.id))
+        with suppress(StorageError):  # how the run ended stands, whatever its storage can say of it now
+            if opened.storage.get(order.record.id) is None:
+                registry.forget_folder(registry.run_folder(order.home, order.record.id))
 
 
 def rehearse(order: Order, opened: Opened, view: View) -> DryRun:

@@ -52,6 +52,8 @@ def finish(result: Result, *, detached: bool) -> int:
         )
         return result.exit_code
     say(f"run {called(record)} {sentence(record)}")
+    if lost := lost_in_words(result):
+        say(lost)
     if record.status in RESUMABLE and record.last_checkpoint:
         say(f"go on with: backprop resume {shlex.quote(handle(record))}")
     elif record.status in RESUMABLE:
@@ -59,6 +61,15 @@ def finish(result: Result, *, detached: bool) -> int:
             f"no checkpoint was announced: `backprop resume {shlex.quote(handle(record))}` would start afresh"
         )
     return result.exit_code
+
+
+def lost_in_words(result: Result) -> str | None:
+    """Say what the storage could not take while the script ran; None when it took everything."""
+    lost = result.record.attempts[-1].lost_writes if result.record.attempts else 0
+    if not result.is_recorded:
+        before = f", nor {lost} writes before it" if lost else ""
+        return f"its end could not be recorded{before}: `backprop list` will take the run for lost"
+    return f"its end is recorded; {lost} writes of metrics and states before it are lost" if lost else None
 
 
 def called(record: RunRecord) -> str:
