@@ -17,7 +17,7 @@ import typer
 
 from backprop_core import ExitCode, hookspecs
 from backprop_core.cli.app import COMMANDS, HIDDEN, build_app
-from backprop_core.cli.options import SHORT, UNITS
+from backprop_core.cli.declared import SHORT, UNITS
 from backprop_core.settings import DECLARED, Setting
 
 REFERENCE = Path(__file__).with_name("reference")

@@ -7,31 +7,25 @@ import signal
 import sys
 from typing import Annotated
 
-import typer
-
 from backprop_core.attempt import Interrupted
 from backprop_core.errors import RefusedError
 from backprop_core.units import escape
 
+from .declared import Command, Given, option
 from .options import Force, Run, base_ask
 from .views import SilentView
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("agent", help=about, hidden=hidden)(agent)
-
-
 def agent(
-    context: typer.Context,
+    given: Given,
     run: Run,
-    storage: Annotated[str | None, typer.Option("--storage", help="Where the record is.")] = None,
+    storage: Annotated[str | None, option("--storage", help="Where the record is.")] = None,
     force: Force = False,
 ) -> int:
     from backprop_core import session
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no terminal that is closed is the agent's
-    ask = base_ask(context, flags={"storage": storage} if storage else {}, force=force, detach=True)
+    ask = base_ask(given, flags={"storage": storage} if storage else {}, force=force, detach=True)
     try:
         return session.agent(run, ask, SilentView(), os.environ).exit_code
     except Interrupted as interrupted:
@@ -40,3 +34,6 @@ def agent(
         for reason in refused.reasons:
             print(escape(reason), file=sys.stderr)
         return refused.exit_code
+
+
+COMMAND = Command(agent)

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from backprop_core.errors import BackpropError, ExitCode, RefusedError
 from backprop_core.units import escape
+
+from .declared import Given
+from .direct import values_of
+
+if TYPE_CHECKING:
+    import typer
 
 COMMANDS = {
     "run": "Run a training script: governed, time-boxed, recorded.",
@@ -29,38 +33,42 @@ COMMANDS = {
     "storage": "Copy records from one storage to another.",
     "agent": "Supervise a run that was handed over.",
 }
-HIDDEN = {"agent"}
+HIDDEN = frozenset({"agent"})
 _GLOBAL_WITH_VALUE = {"--config", "--plugin", "--no-plugin"}
 _TAKES_SCRIPT_ARGS = {"run", "resume"}
-# The base of every usage error, wherever this version of typer keeps it.
-_UsageProblem: type[Exception] = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-)
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; whatever goes wrong is told on stderr."""
     words, script_arguments = split_arguments(arguments)
-    app = build_app(command_in(words))
-    command = typer.main.get_command(app)
     try:
-        code = command.main(
-            args=words,
-            prog_name="backprop",
-            standalone_mode=False,
-            obj={"script_arguments": script_arguments},
-        )
+        code = _run(words, Given(script_arguments=script_arguments))
     except BackpropError as error:
         complain(error)
         return int(error.exit_code)
-    except _UsageProblem as error:
-        return _usage_problem(error, words)
-    except (typer.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _run(words: Sequence[str], given: Given) -> object:
+    """Call the command directly where it is typed plainly, else have typer find out what is meant."""
+    if words and words[0] in COMMANDS:
+        command = getattr(import_module(f"backprop_core.cli.{words[0]}_"), "COMMAND", None)
+        values = values_of(command, words[1:]) if command else None
+        if command and values is not None:
+            return command(given, values)
+    from .typed import Interrupted, UsageProblem, invoke
+
+    try:
+        return invoke(build_app(command_in(words)), words, given)
+    except UsageProblem as error:
+        return _usage_problem(error, words)
+    except Interrupted:
+        return int(ExitCode.INTERRUPTED)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -85,21 +93,9 @@ def command_in(words: Sequence[str]) -> str | None:
 
 def build_app(wanted: str | None) -> typer.Typer:
     """Build the command line; of the commands only the wanted one is loaded, all of them for help."""
-    app = typer.Typer(
-        name="backprop",
-        help="Run training scripts in short, safe, resumable time boxes.",
-        add_completion=False,
-        rich_markup_mode="rich",
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    from .options import global_options
+    from . import typed
 
-    app.callback(invoke_without_command=True)(global_options)
-    names = [wanted] if wanted in COMMANDS else [*COMMANDS]
-    for name in names:
-        module = import_module(f"backprop_core.cli.{name}_")
-        module.register(app, COMMANDS[name], hidden=name in HIDDEN)
+    app = typed.build_app([wanted] if wanted in COMMANDS else [*COMMANDS], COMMANDS, HIDDEN)
     if wanted not in COMMANDS:
         from .extensions import add_commands
 

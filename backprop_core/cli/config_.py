@@ -14,32 +14,38 @@ from backprop_core.settings import DECLARED, Resolved, canonical, check, home_fo
 from backprop_core.settings_files import TOML_NAME, Origin, read_file
 
 from .app import say
+from .declared import Command, Given, argument, option
 from .list_ import print_json
 from .options import Json, Set, base_ask
 from .text import aligned
+from .typed import in_typers_words
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+def register(app: typer.Typer, about: str) -> None:
     """Add the commands."""
     config = typer.Typer(help=about, invoke_without_command=True, rich_markup_mode="rich")
     config.callback(invoke_without_command=True)(config_alone)
-    config.command("show", help="Show every setting with where it comes from.")(show)
-    config.command("set", help="Write a setting into the project's settings file.")(set_value)
-    app.add_typer(config, name="config", hidden=hidden)
+    config.command("show", help="Show every setting with where it comes from.")(
+        in_typers_words(Command(show))
+    )
+    config.command("set", help="Write a setting into the project's settings file.")(
+        in_typers_words(Command(set_value))
+    )
+    app.add_typer(config, name="config")
 
 
 def config_alone(context: typer.Context) -> int | None:
     """Show or change settings."""
-    return show(context) if context.invoked_subcommand is None else None
+    return show(context.obj) if context.invoked_subcommand is None else None
 
 
-def _resolve(context: typer.Context, assignments: tuple[str, ...] = ()) -> Resolved:
-    ask = base_ask(context)
+def _resolve(given: Given, assignments: tuple[str, ...] = ()) -> Resolved:
+    ask = base_ask(given)
     return resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config, assignments=assignments)
 
 
-def show(context: typer.Context, json_: Json = False, set_: Set = None) -> int:
-    resolved = _resolve(context, tuple(set_ or ()))
+def show(given: Given, json_: Json = False, set_: Set = None) -> int:
+    resolved = _resolve(given, tuple(set_ or ()))
     if json_:
         print_json(
             {
@@ -80,10 +86,10 @@ def _text(value: Any) -> str:
 
 
 def set_value(
-    context: typer.Context,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="For example maxRunMinutes or gpu.maxTempC.")],
-    value: Annotated[str, typer.Argument(metavar="VALUE")],
-    user: Annotated[bool, typer.Option("--user", help="Write into the user-wide file instead.")] = False,
+    given: Given,
+    key: Annotated[str, argument("For example maxRunMinutes or gpu.maxTempC.", metavar="KEY")],
+    value: Annotated[str, argument(metavar="VALUE")],
+    user: Annotated[bool, option("--user", help="Write into the user-wide file instead.")] = False,
 ) -> int:
     origin = Origin(label="`config set`")
     if not key.startswith("plugin.") or key.count(".") < 2:
@@ -91,19 +97,19 @@ def set_value(
         checked = check(key, value, origin)
     else:
         checked = value
-    path = _file_to_change(context, user=user)
+    path = _file_to_change(given, user=user)
     _, values = read_file(path) if path.is_file() else (origin, {})
     write(path, _with(values, key, checked, snake=path.suffix == ".toml"))
     say(f"set {key} to {_text(checked)} in {path}")
     return 0
 
 
-def _file_to_change(context: typer.Context, *, user: bool) -> Path:
+def _file_to_change(given: Given, *, user: bool) -> Path:
     if user:
         home = home_folder(os.environ)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         return home / "config.toml"
-    found = _resolve(context).project_file
+    found = _resolve(given).project_file
     if found is None or found.name == "pyproject.toml":
         return Path.cwd() / TOML_NAME if found is None else found
     return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-import typer
-
 from backprop_core import registry
 from backprop_core.errors import UsageError
 from backprop_core.identity import host_name
@@ -15,18 +13,17 @@ from backprop_core.records import Intent
 from backprop_core.states import LIVE
 
 from .app import say
+from .declared import Given
 from .options import base_ask
 from .result import called
 
 
-def request(
-    context: typer.Context, reference: str, kind: Literal["stop", "pause", "unpause"], done: str
-) -> int:
+def request(given: Given, reference: str, kind: Literal["stop", "pause", "unpause"], done: str) -> int:
     """Post a request; a run that is not live cannot take one.
 
     :raises UsageError: when the run has ended.
     """
-    opened = open_all(base_ask(context), os.environ)
+    opened = open_all(base_ask(given), os.environ)
     try:
         registry.mark_lost(opened.storage, opened.home, host_name())
         record = registry.find(opened.storage, reference)

@@ -6,21 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from backprop_core.errors import BackpropError, UsageError
 from backprop_core.settings import DECLARED, Setting
 from backprop_core.settings_files import JSON_NAMES, TOML_NAME
 
 from .app import say
+from .declared import Command, Given
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("init", help=about, hidden=hidden)(init)
-
-
-def init() -> int:
+def init(_given: Given) -> int:
     folder = Path.cwd()
     for name in (*JSON_NAMES, TOML_NAME):
         if (folder / name).exists():
@@ -36,6 +30,9 @@ def init() -> int:
         raise BackpropError(f"{path} cannot be written: {error.strerror}") from error
     say(f"wrote {path}")
     return 0
+
+
+COMMAND = Command(init)
 
 
 def starting_text() -> str:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import typer
-
 from backprop_core import registry
 from backprop_core.errors import UsageError
 from backprop_core.identity import host_name
@@ -17,32 +15,28 @@ from backprop_core.records import RunRecord
 from backprop_core.states import RunState
 
 from .app import say
+from .declared import Command, Given, option
 from .options import Json, base_ask
 from .text import LIST_COLUMNS, aligned, list_row
 
 NEWEST = 20
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("list", help=about, hidden=hidden)(list_runs)
-
-
 def list_runs(
-    context: typer.Context,
+    given: Given,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="How many runs. [default: 20]")
+        int | None, option("--limit", least=1, metavar="N", help="How many runs. [default: 20]")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+    all_: Annotated[bool, option("--all", help="Every run.")] = False,
     state: Annotated[
-        list[str] | None, typer.Option("--state", metavar="S", help="Only runs in this state.")
+        list[str] | None, option("--state", metavar="S", help="Only runs in this state.")
     ] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="NAME", help="Where records are kept.")
+        str | None, option("--storage", metavar="NAME", help="Where records are kept.")
     ] = None,
     json_: Json = False,
 ) -> int:
-    opened = open_all(base_ask(context, flags={"storage": storage} if storage else {}), os.environ)
+    opened = open_all(base_ask(given, flags={"storage": storage} if storage else {}), os.environ)
     try:
         registry.mark_lost(opened.storage, opened.home, host_name())
         most = limit if limit or all_ or json_ else NEWEST
@@ -57,6 +51,9 @@ def list_runs(
     else:
         _print_lines(records)
     return 0
+
+
+COMMAND = Command(list_runs)
 
 
 def _states(names: Sequence[str]) -> tuple[RunState, ...]:

@@ -8,31 +8,25 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from backprop_core import registry
 from backprop_core.errors import NotFoundError
 from backprop_core.identity import host_name
 from backprop_core.opening import Opened, close, open_all
 from backprop_core.states import LIVE
 
+from .declared import Command, Given, option
 from .options import Run, base_ask
 
 CHUNK_BYTES = 1 << 20
 LOOK_EVERY_S = 0.2
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("logs", help=about, hidden=hidden)(logs)
-
-
 def logs(
-    context: typer.Context,
+    given: Given,
     run: Run,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    follow: Annotated[bool, option("--follow", "-f", help="Go on until the run has ended.")] = False,
 ) -> int:
-    opened = open_all(base_ask(context), os.environ)
+    opened = open_all(base_ask(given), os.environ)
     try:
         registry.mark_lost(opened.storage, opened.home, host_name())
         record = registry.find(opened.storage, run)
@@ -45,6 +39,9 @@ def logs(
     finally:
         close(opened)
     return 0
+
+
+COMMAND = Command(logs)
 
 
 def _follow(opened: Opened, run_id: str, path: Path) -> int:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import typer
-
 from backprop_core.opening import load, with_plugin_choices
 from backprop_core.plugins import PluginState
 from backprop_core.settings import resolve
 
 from .app import say
+from .declared import Command, Given
 from .list_ import print_json
 from .options import Json, base_ask
 from .text import aligned
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("plugins", help=about, hidden=hidden)(plugins)
-
-
-def plugins(context: typer.Context, json_: Json = False) -> int:
-    ask = base_ask(context)
+def plugins(given: Given, json_: Json = False) -> int:
+    ask = base_ask(given)
     resolved = with_plugin_choices(resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config), ask)
     loaded = load(resolved, ask, os.environ, Path.cwd())
     for warning in loaded.warnings:
@@ -39,6 +33,9 @@ def plugins(context: typer.Context, json_: Json = False) -> int:
     for line in aligned(rows):
         print(line)
     return 0
+
+
+COMMAND = Command(plugins)
 
 
 def as_json(state: PluginState) -> dict[str, object]:

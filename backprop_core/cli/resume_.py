@@ -5,20 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import typer
-
-from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask, with_settings
+from .declared import Command, Given
+from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask
 from .result import see_through, show_dry_run
 from .views import choose_view
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("resume", help=about, hidden=hidden)(with_settings(resume, with_globals=True))
-
-
 def resume(
-    context: typer.Context,
+    given: Given,
     run: Run,
     resume_from: ResumeFrom = None,
     force: Force = False,
@@ -31,15 +25,18 @@ def resume(
     from backprop_core import session
 
     ask = base_ask(
-        context,
-        arguments=context.obj["script_arguments"],
+        given,
+        arguments=given.script_arguments,
         resume_from=resume_from,
         flags=flags,
         assignments=tuple(set_ or ()),
         force=force,
         detach=detach,
     )
-    view = choose_view(plain=plain or detach, verbose=context.obj["verbose"])
-    if context.obj["dry_run"]:
+    view = choose_view(plain=plain or detach, verbose=given.verbose)
+    if given.dry_run:
         return show_dry_run(session.dry_run(ask, view, os.environ, reference=run))
     return see_through(lambda: session.resume(run, ask, view, os.environ), view, detached=detach)
+
+
+COMMAND = Command(resume, takes_settings=True, takes_globals=True)

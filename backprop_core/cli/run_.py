@@ -7,29 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from .options import Detach, Force, Plain, ResumeFrom, Set, base_ask, with_settings
+from .declared import Command, Given, argument, option
+from .options import Detach, Force, Plain, ResumeFrom, Set, base_ask
 from .result import see_through, show_dry_run
 from .views import choose_view
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("run", help=about, hidden=hidden)(with_settings(run, with_globals=True))
-
-
 def run(
-    context: typer.Context,
-    script: Annotated[
-        Path | None, typer.Argument(help="The training script; its arguments follow after --.")
-    ] = None,
+    given: Given,
+    script: Annotated[Path | None, argument("The training script; its arguments follow after --.")] = None,
     module: Annotated[
-        str | None, typer.Option("--module", metavar="PKG.MODULE", help="Run a module in place of a script.")
+        str | None, option("--module", metavar="PKG.MODULE", help="Run a module in place of a script.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", "-n", help="A name to find the run by.")] = None,
+    name: Annotated[str | None, option("--name", "-n", help="A name to find the run by.")] = None,
     run_id: Annotated[
-        str | None, typer.Option("--run-id", metavar="ID", help="An id instead of a new one.")
+        str | None, option("--run-id", metavar="ID", help="An id instead of a new one.")
     ] = None,
     resume_from: ResumeFrom = None,
     force: Force = False,
@@ -42,10 +34,10 @@ def run(
     from backprop_core import session
 
     ask = base_ask(
-        context,
+        given,
         script=script,
         module=module,
-        arguments=context.obj["script_arguments"],
+        arguments=given.script_arguments,
         name=name,
         run_id=run_id,
         resume_from=resume_from,
@@ -54,7 +46,10 @@ def run(
         force=force,
         detach=detach,
     )
-    view = choose_view(plain=plain or detach, verbose=context.obj["verbose"])
-    if context.obj["dry_run"]:
+    view = choose_view(plain=plain or detach, verbose=given.verbose)
+    if given.dry_run:
         return show_dry_run(session.dry_run(ask, view, os.environ))
     return see_through(lambda: session.run(ask, view, os.environ), view, detached=detach)
+
+
+COMMAND = Command(run, takes_settings=True, takes_globals=True)

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from backprop_core import registry
 from backprop_core.admission import Admission, Weighed
 from backprop_core.clock import now_ms
@@ -24,8 +22,9 @@ from backprop_core.slots import Holder, Waiter, host_folder
 from backprop_core.units import escape, format_amount, format_duration
 
 from .app import say
+from .declared import Command, Given, argument, option
 from .list_ import print_json, tell_problems
-from .options import Json, Set, base_ask, with_settings
+from .options import Json, Set, base_ask
 from .run_status import show_run
 
 WATCH_EVERY_S = 2.0
@@ -46,23 +45,16 @@ class Standing(Record, frozen=True):
     reports: tuple[str, ...] = ()
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("status", help=about, hidden=hidden)(with_settings(status))
-
-
 def status(
-    context: typer.Context,
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run; none: the machine.")] = None,
+    given: Given,
+    run: Annotated[str | None, argument("A run; none: the machine.", metavar="RUN")] = None,
     json_: Json = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")
-    ] = False,
+    watch: Annotated[bool, option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")] = False,
     set_: Set = None,
     *,
     flags: Mapping[str, str],
 ) -> int:
-    opened = open_all(base_ask(context, flags=flags, assignments=tuple(set_ or ())), os.environ)
+    opened = open_all(base_ask(given, flags=flags, assignments=tuple(set_ or ())), os.environ)
     try:
         if run is not None:
             registry.mark_lost(opened.storage, opened.home, host_name())
@@ -80,6 +72,9 @@ def status(
     else:
         show(standing)
     return 0
+
+
+COMMAND = Command(status, takes_settings=True)
 
 
 def _door(opened: Opened) -> Admission:

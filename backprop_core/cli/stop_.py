@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import typer
-
 from .control import request
+from .declared import Command, Given
 from .options import Run
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
-    """Add the command."""
-    app.command("stop", help=about, hidden=hidden)(stop)
+def stop(given: Given, run: Run) -> int:
+    return request(given, run, "stop", "is asked to stop")
 
 
-def stop(context: typer.Context, run: Run) -> int:
-    return request(context, run, "stop", "is asked to stop")
+COMMAND = Command(stop)

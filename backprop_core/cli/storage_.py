@@ -18,26 +18,30 @@ from backprop_core.interfaces import Storage
 from backprop_core.opening import Opened, close, open_all, open_storage
 
 from .app import say
+from .declared import Command, Given, argument
 from .list_ import tell_problems
 from .options import base_ask
 from .result import called
+from .typed import in_typers_words
 
 SHOWN = 5
 TELL_EVERY_S = 2.0
 
-From = Annotated[str, typer.Argument(metavar="FROM", help="A storage's name or URL: json, sqlite:///path.")]
-To = Annotated[str, typer.Argument(metavar="TO", help="A storage's name or URL.")]
+From = Annotated[str, argument("A storage's name or URL: json, sqlite:///path.", metavar="FROM")]
+To = Annotated[str, argument("A storage's name or URL.", metavar="TO")]
 
 
-def register(app: typer.Typer, about: str, *, hidden: bool) -> None:
+def register(app: typer.Typer, about: str) -> None:
     """Add the commands."""
     storage = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode="rich")
-    storage.command("copy", help="Copy the records and metrics of every run that has ended.")(copy)
-    app.add_typer(storage, name="storage", hidden=hidden)
+    storage.command("copy", help="Copy the records and metrics of every run that has ended.")(
+        in_typers_words(Command(copy))
+    )
+    app.add_typer(storage, name="storage")
 
 
-def copy(context: typer.Context, source: From, target: To) -> int:
-    opened = open_all(base_ask(context, flags={"storage": source}), os.environ)
+def copy(given: Given, source: From, target: To) -> int:
+    opened = open_all(base_ask(given, flags={"storage": source}), os.environ)
     try:
         return _copy(opened, source, target)
     finally:
