@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from . import registry
+from . import holding, registry
 from .admission import Admission, Admitted
 from .environment import Told, build, command_line, from_plugins, helper_folder
 from .errors import ExitCode, RefusedError
@@ -92,6 +92,7 @@ def run(order: Order, plugins: Plugins, storage: Storage, view: View) -> Result:
         probe = admitted.reader.probe if admitted.reader else None
         job = prepare(order, admitted.gpus, probe, plugins)
         journal = registry.Journal(storage, record, view.tell)
+        holding.sign(order.lock)  # so that whoever finds the run without us knows what to look for
         with held_signals(on_hangup=not order.is_detached) as signals:
             journal.begin(record)
             return follow(order, admitted, plugins, view, journal, job, signals)
@@ -127,7 +128,7 @@ def _wait(
     queued = registry.changed(
         order.record, status=RunState.QUEUED, host=host_name(), reason="; ".join(reasons), end_time=None
     )
-    registry.sign(order.lock)
+    holding.sign(order.lock)
 
     def check() -> None:
         intent = storage.take(order.record.id)
@@ -195,7 +196,7 @@ def told(order: Order, attempt: int) -> Told:
     return Told(
         run_id=order.request.run_id,
         attempt=attempt,
-        run_dir=registry.run_folder(order.home, order.request.run_id),
+        run_dir=holding.run_folder(order.home, order.request.run_id),
         max_minutes=order.request.limits.max_run_minutes,
         checkpoint_every_s=every * 60 if every else None,
         resume_from=order.request.resume_from,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from . import registry
+from . import holding, registry
 from .admission import Admitted
 from .clock import now_s
 from .errors import StorageError
@@ -129,7 +129,7 @@ class Following:
     def _name_keeper(self, keeper: int) -> None:
         """Leave word of the keeper where others look for it; the locks are held all the same."""
         try:
-            registry.sign(self._lock, keeper)
+            holding.sign(self._lock, keeper, pipe=self._control.pipe)
             self._admitted.slot.update(pid=keeper)
         except StorageError as error:
             self._view.tell(f"{error.message}; the run goes on, unknown to `status` and to a later clean-up")

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Process(NamedTuple):
+    """A process as /proc shows it; `pid` and `ticks`, when it started, together are its identity."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    ticks: int
+
+    @property
+    def is_dead(self) -> bool:
+        """Tell whether it has ended and only its number is still taken."""
+        return self.state in "ZX"
 
 
 def host_name() -> str:
@@ -29,15 +46,47 @@ def pid_namespace() -> str | None:
         return None
 
 
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot: with the pid it names the process.
+def look_at(pid: int) -> Process | None:
+    """Look at a process; None when it is gone, and where there is no /proc.
 
-    None for a process that is gone, and where there is no /proc.
-
-    :source: proc(5), field 22 of /proc/PID/stat; field 2, the name, may hold anything: count from its end.
+    :source: proc(5), /proc/PID/stat: field 2, the name, may hold anything, so fields are counted from its end:
+        state 3, parent 4, session 6, start time 22, in clock ticks since boot.
     """
     text = _read(f"/proc/{pid}/stat")
-    return int(text.rpartition(")")[2].split()[19]) if text else None
+    if not text:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return Process(pid, fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None when it is gone."""
+    process = look_at(pid)
+    return process and process.ticks
+
+
+def is_alive(pid: int | None, ticks: int | None) -> bool:
+    """Tell whether the process of that identity runs; not so if it is unknown, or its number is another's now."""
+    process = look_at(pid) if pid is not None else None
+    return process is not None and process.ticks == ticks and not process.is_dead
+
+
+def send(process: Process, number: signal.Signals) -> bool:
+    """Send a signal to the very process that was seen, never to an heir of its number; False when it is gone."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    try:
+        now = look_at(process.pid)
+        if now is None or now.ticks != process.ticks:
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def processes() -> Iterator[int]:
@@ -49,20 +98,35 @@ def processes() -> Iterator[int]:
     yield from (int(name) for name in names if name.isdigit())
 
 
-def session_of(pid: int) -> int | None:
-    """Return the session of a process; None when it is gone."""
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return None
-
-
 def has_variable(pid: int, assignment: str) -> bool:
     """Tell whether a process was started with this `NAME=VALUE` in its environment."""
+    return assignment.encode() in environment_of(pid)
+
+
+def newest_pid() -> int | None:
+    """Return the number that was given out last, in our pid namespace; None where there is no /proc.
+
+    :source: proc(5), /proc/loadavg, the fifth field.
+    """
+    text = _read("/proc/loadavg")
+    return int(text.split()[4]) if text else None
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """Return the `NAME=VALUE` that a process was started with; none where that cannot be read."""
     try:
-        return assignment.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return False
+        return []
+
+
+def name_of(pid: int) -> str:
+    """Return the first words of a process's command line, for a person to recognise it by."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        words = []
+    return b" ".join(words[:3]).decode(errors="replace").strip()[:80] or "?"
 
 
 def descendants(root: int) -> list[int]:
@@ -77,13 +141,9 @@ def descendants(root: int) -> list[int]:
 
 
 def parent_of(pid: int) -> int | None:
-    """Return the parent of a process that is alive; None for one that is gone or a zombie.
-
-    :source: proc(5), /proc/PID/stat: state is field 3, the parent field 4.
-    """
-    text = _read(f"/proc/{pid}/stat")
-    state, parent, *_ = text.rpartition(")")[2].split() if text else ("Z", "0")
-    return None if state == "Z" else int(parent)
+    """Return the parent of a process that is alive; None for one that is gone or a zombie."""
+    process = look_at(pid)
+    return None if process is None or process.is_dead else process.parent
 
 
 def _read(path: str) -> str | None:

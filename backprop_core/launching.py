@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import attempt, registry
+from . import attempt, holding, registry
 from .admission import HOW_TO_GET_IN
 from .attempt import Interrupted, Order, Result
 from .chosen import guarded_launcher
@@ -42,7 +42,7 @@ def launch_plan(order: Order) -> LaunchPlan:
         command=(sys.executable, "-P", "-m", "backprop_core", *first, "agent", order.record.id, *options),
         environment=order.environ,
         cwd=order.request.cwd or Path.cwd(),
-        run_dir=registry.run_folder(order.home, order.record.id),
+        run_dir=holding.run_folder(order.home, order.record.id),
         limits=order.request.limits,
     )
 
@@ -56,7 +56,7 @@ def launch(order: Order, opened: Opened, launcher: Launcher, tell: Callable[[str
     resumed_from = str(order.request.resume_from) if order.request.resume_from else None
     queued = registry.new_attempt(order.record, resumed_from=resumed_from, host=None, state=RunState.QUEUED)
     opened.storage.save(queued)
-    registry.release(order.lock)
+    holding.release(order.lock)
     try:
         handle = launcher.submit(plan)
         engine = _Engine(launcher, handle, tell)

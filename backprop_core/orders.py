@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import registry
+from . import holding, recovery, registry
 from .attempt import Order
 from .checkpoints import checkpoint_given, newest_valid
 from .clock import now_ms
@@ -33,7 +33,7 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
     script = describe_script(ask.script, ask.module, cwd)
     resume_from = checkpoint_given(ask.resume_from, cwd) if ask.resume_from else None
     run_id = registry.new_id() if ask.run_id is None else ask.run_id
-    folder = registry.run_folder(opened.home, run_id)
+    folder = holding.run_folder(opened.home, run_id)
     if ask.run_id is not None and (folder.exists() or opened.storage.get(run_id)):
         raise UsageError(
             f"there is a run {run_id} already", "choose another --run-id, or `backprop resume` it"
@@ -53,7 +53,7 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
         framework=framework.name if framework else None,
         settings=to_dict(opened.resolved.settings),
     )
-    lock = DRY if is_dry else registry.hold(registry.make_folder(opened.home, run_id))
+    lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, run_id))
     return order_for(record, ask, opened, environ, resume_from, lock)
 
 
@@ -64,12 +64,15 @@ def recall(reference: str, ask: Ask, environ: Mapping[str, str]) -> RunRecord:
     """
     opened = open_all(Ask(flags=_storage_only(ask), config=ask.config), environ)
     try:
-        registry.mark_lost(opened.storage, opened.home, host_name())
+        recovery.mark_lost(opened.storage, opened.home, host_name())
         record = registry.find(opened.storage, reference)
+        if record.status in LIVE:
+            is_unknown = recovery.grasp(record, opened.home, host_name()) is recovery.Grasp.UNKNOWN
+            held_by = recovery.describe(record, opened.home, host_name())
+            hint = f"it is held by {held_by}" if is_unknown else f"stop it first: backprop stop {record.id}"
+            raise UsageError(f"run {record.id} is {record.status}", hint)
     finally:
         close(opened)
-    if record.status in LIVE:
-        raise UsageError(f"run {record.id} is {record.status}", f"stop it first: backprop stop {record.id}")
     if record.status not in RESUMABLE:
         raise UsageError(f"run {record.id} is {record.status}: there is nothing to resume", "start a new run")
     if record.cwd and not Path(record.cwd).is_dir():
@@ -104,7 +107,7 @@ def resume_order(
         resume_from: Path | None = checkpoint_given(ask.resume_from, Path.cwd())
     else:
         resume_from = newest_valid(record, opened.plugins, view.tell)
-    lock = DRY if is_dry else registry.hold(registry.make_folder(opened.home, record.id))
+    lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, record.id))
     return order_for(record, ask, opened, environ, resume_from, lock)
 
 
@@ -128,7 +131,7 @@ def order_for(
         limits=opened.resolved.limits,
         python=record.python,
         cwd=cwd,
-        run_dir=registry.run_folder(opened.home, record.id),
+        run_dir=holding.run_folder(opened.home, record.id),
         resume_from=resume_from,
     )
     return Order(

@@ -1,23 +1,18 @@
-"""The life of a run, written to a storage backend: found, begun, followed, ended, or found lost."""
+"""The life of a run, written to a storage backend: found, begun, followed, ended."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from .clock import now_ms, now_s
 from .errors import NotFoundError, StorageError, UsageError
-from .identity import RUN_ID, boot_id, has_variable, pid_namespace, processes, session_of, start_ticks
+from .identity import RUN_ID
 from .interfaces import Storage
-from .locks import open_lock_file, private_folder, read_held, try_lock, write_line
 from .records import (
     Attempt,
     CheckpointSaved,
@@ -26,14 +21,12 @@ from .records import (
     PauseSpan,
     ProcessExit,
     Progress,
-    Record,
     RunRecord,
 )
-from .states import FINAL, LIVE, RunState
+from .states import FINAL, RunState
 
 PROGRESS_EVERY_S = 5.0
 PROGRESS_SHARE = 0.01
-FORGOTTEN_MS = 60_000
 STAMPED_POINTS = 256
 
 
@@ -70,170 +63,6 @@ def new_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
 
 
-# --- who holds a run ----------------------------------------------------------------------------
-
-
-class Holder(Record, frozen=True):
-    """Which processes hold a run; it only ever authorises signals, the lock tells who is alive."""
-
-    boot: str | None = None
-    namespace: str | None = None
-    agent: int | None = None
-    agent_ticks: int | None = None
-    keeper: int | None = None
-    keeper_ticks: int | None = None
-
-
-def run_folder(home: Path, run_id: str) -> Path:
-    """Return `runs/<id>`.
-
-    :raises UsageError: for an id that is none, before any path is built from it.
-    """
-    if not RUN_ID.fullmatch(run_id):
-        raise UsageError(f"{run_id!r} is not a run id", "use letters, digits, '.', '_' and '-', at most 128")
-    return home / "runs" / run_id
-
-
-def make_folder(home: Path, run_id: str) -> Path:
-    """Make the run's folder, for this user alone, and return it."""
-    folder = run_folder(home, run_id)
-    for part in (home, home / "runs", folder):
-        private_folder(part)
-    return folder
-
-
-def hold(folder: Path) -> int:
-    """Take the lock of a run and return its descriptor; who inherits it holds the run too.
-
-    :raises UsageError: when another process holds it.
-    """
-    descriptor = open_lock_file(folder / "lock")
-    if not try_lock(descriptor):
-        os.close(descriptor)
-        raise UsageError(f"run {folder.name} is live: another process holds it")
-    return descriptor
-
-
-def release(descriptor: int) -> None:
-    """Let another process take the lock; the descriptor stays open."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def forget_folder(folder: Path) -> None:
-    """Remove the folder of a run that never came to be; one that holds more than the lock stays."""
-    with suppress(OSError):
-        if os.listdir(folder) == ["lock"]:
-            (folder / "lock").unlink()
-            folder.rmdir()
-
-
-def sign(descriptor: int, keeper: int | None = None) -> None:
-    """Write into a held lock who holds it."""
-    holder = Holder(
-        boot=boot_id(),
-        namespace=pid_namespace(),
-        agent=os.getpid(),
-        agent_ticks=start_ticks(os.getpid()),
-        keeper=keeper,
-        keeper_ticks=start_ticks(keeper) if keeper else None,
-    )
-    write_line(descriptor, msgspec.json.encode(holder))
-
-
-@contextmanager
-def _unless_held(folder: Path) -> Iterator[int | None]:
-    """Hold a run's lock while the block runs, if nobody else does; yields None otherwise."""
-    try:
-        descriptor = hold(folder)
-    except (UsageError, StorageError):
-        yield None
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def wake(folder: Path) -> None:
-    """Continue a live run's supervisor if Ctrl-Z has stopped it, so that it hears what is asked of it."""
-    holder = _holder_here(read_held(folder / "lock") or b"")
-    if holder and holder.agent and holder.agent_ticks:
-        _signal(holder.agent, holder.agent_ticks, signal.SIGCONT)
-
-
-# --- lost runs ----------------------------------------------------------------------------------
-
-
-def mark_lost(storage: Storage, home: Path, host: str) -> list[RunRecord]:
-    """Find live runs of this host that nobody holds any more, end what they left, and mark them lost."""
-    found = []
-    for record in storage.runs(states=LIVE):
-        if not _may_be_lost(record, host):
-            continue
-        with _unless_held(make_folder(home, record.id)) as descriptor:
-            current = storage.get(record.id) if descriptor is not None else None
-            if descriptor is None or current is None or current.status not in LIVE:
-                continue
-            _end_leftovers(descriptor, record.id)
-            lost = ended(
-                current, RunState.LOST, reason="its supervisor is gone (killed, or the machine went down)"
-            )
-            storage.save(lost)
-            found.append(lost)
-    return found
-
-
-def _may_be_lost(record: RunRecord, host: str) -> bool:
-    if record.host is not None:
-        return record.host == host
-    # Handed over to a launcher and not yet taken up: only a local one that never came is ours to judge.
-    is_local = record.settings.get("launcher", "local") == "local"
-    return is_local and now_ms() - record.start_time > FORGOTTEN_MS
-
-
-def _end_leftovers(descriptor: int, run_id: str) -> None:
-    """Kill what a run whose supervisor and keeper are both gone has left behind, by session and token."""
-    holder = _holder_here(os.pread(descriptor, 4096, 0))
-    if holder is None:
-        return
-    for pid in processes():
-        ticks = start_ticks(pid)
-        if pid == os.getpid() or ticks is None or not _belongs(pid, ticks, holder, run_id):
-            continue
-        _signal(pid, ticks, signal.SIGKILL)
-
-
-def _holder_here(line: bytes) -> Holder | None:
-    """Read who signed a lock; None unless its pids mean the same to us, in this boot and namespace."""
-    try:
-        holder = msgspec.json.decode(line, type=Holder)
-    except msgspec.DecodeError:
-        return None
-    is_here = holder.boot is not None and (holder.boot, holder.namespace) == (boot_id(), pid_namespace())
-    return holder if is_here else None
-
-
-def _belongs(pid: int, ticks: int, holder: Holder, run_id: str) -> bool:
-    if has_variable(pid, f"BACKPROP_RUN_ID={run_id}"):
-        return True
-    # While a session has members its number is not given out again; a leader of that number that
-    # started at another time is the first of a new session.
-    is_member = holder.keeper is not None and session_of(pid) == holder.keeper
-    return (
-        is_member and (start_ticks(holder.keeper or 0) in (None, holder.keeper_ticks)) and ticks is not None
-    )
-
-
-def _signal(pid: int, ticks: int, number: signal.Signals) -> None:
-    with suppress(OSError):
-        descriptor = os.pidfd_open(pid)
-        try:
-            if start_ticks(pid) == ticks:
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
-
-
 # --- the life of a run --------------------------------------------------------------------------
 
 
@@ -255,12 +84,19 @@ def ended(
     now = now_ms()
     if record.attempts:
         pauses = record.attempts[-1].pauses
+        now = _not_before(record.attempts[-1].start)
         if pauses and pauses[-1].end is None:
+            now = max(now, pauses[-1].begin)
             pauses = (*pauses[:-1], msgspec.structs.replace(pauses[-1], end=now))
         record = with_attempt(
             record, end=now, status=state, exit_code=exit_code, reason=reason, pauses=pauses
         )
     return changed(record, status=state, end_time=now, exit_code=exit_code, reason=reason)
+
+
+def _not_before(moment_ms: int) -> int:
+    """Return the time, unless somebody has set the clock back behind that moment since: nothing took less than 0."""
+    return max(now_ms(), moment_ms)
 
 
 class Journal:
@@ -319,7 +155,7 @@ class Journal:
     def continued(self) -> None:
         """Note that the run goes on."""
         *earlier, newest = self.record.attempts[-1].pauses
-        pauses = (*earlier, msgspec.structs.replace(newest, end=now_ms()))
+        pauses = (*earlier, msgspec.structs.replace(newest, end=_not_before(newest.begin)))
         self.record = with_attempt(
             changed(self.record, status=RunState.RUNNING, reason=None), status=RunState.RUNNING, pauses=pauses
         )

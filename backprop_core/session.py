@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from . import attempt, registry
+from . import attempt, holding, registry
 from .attempt import Order, Result
 from .errors import RefusedError, StorageError
 from .following import View
@@ -65,7 +65,7 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
     again = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
     with _closing(again, view) as opened:
         resumed_from = record.attempts[-1].resumed_from if record.attempts else None
-        lock = registry.hold(registry.make_folder(opened.home, record.id))
+        lock = holding.hold(holding.make_folder(opened.home, record.id))
         checkpoint = Path(resumed_from) if resumed_from else None
         order = order_for(record, ask, opened, environ, checkpoint, lock)
         try:
@@ -115,7 +115,7 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
         os.close(order.lock)
         with suppress(StorageError):  # how the run ended stands, whatever its storage can say of it now
             if opened.storage.get(order.record.id) is None:
-                registry.forget_folder(registry.run_folder(order.home, order.record.id))
+                holding.forget_folder(holding.run_folder(order.home, order.record.id))
 
 
 def rehearse(order: Order, opened: Opened, view: View) -> DryRun:

@@ -8,7 +8,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +18,7 @@ import msgspec
 
 from .clock import now_s
 from .errors import BackpropError
-from .identity import descendants
-from .keeper import command
+from .keeper import Tree, command
 from .records import ProcessExit, Record
 
 PIPE_BYTES = 256 * 1024
@@ -28,6 +28,8 @@ COALESCE_S = 0.005
 START_LIMIT_S = 10.0
 DRAIN_S = 2.0
 TERM_S = 5.0
+LOOKS = 5
+LOOK_EVERY_S = 0.005
 STOP_SIGNALS = {
     signal.SIGINT: "Ctrl-C",
     signal.SIGTERM: "SIGTERM",
@@ -65,7 +67,10 @@ class Ending(Record, frozen=True):
 
 
 class Control(Protocol):
-    """What a sink may ask of the running script."""
+    """What a sink may ask of the running script. `pipe` is the inode number of the pipe that it writes to."""
+
+    @property
+    def pipe(self) -> int: ...
 
     def pause(self, cause: str) -> None:
         """Pause for a cause; several may hold at once."""
@@ -130,6 +135,10 @@ class Supervisor:
         self._is_stopping = False
 
     # --- what a sink may ask for ---
+
+    @property
+    def pipe(self) -> int:
+        return os.fstat(self._output).st_ino
 
     def pause(self, cause: str) -> None:
         self._tell(do="pause", cause=cause)
@@ -299,7 +308,7 @@ class Supervisor:
             self._ending = Ending(exit=None, message="the keeper process did not start")
         elif self._ending.exit is None and self._pid is not None:
             self._ending = Ending(exit=ProcessExit(signal=signal.SIGKILL), message="the keeper was killed")
-        end_descendants(os.getpid(), spare={self._keeper})
+        end_descendants(spare={self._keeper})
 
     def _read_rest(self) -> None:
         """Read what is left in the pipe; somebody outside the tree may hold it open, so not for ever."""
@@ -414,15 +423,19 @@ def _become_subreaper() -> None:
     ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
 
-def end_descendants(root: int, spare: set[int]) -> None:
-    """Kill every descendant of a process until none is left, reaping those that come to us."""
-    while True:
-        left = [pid for pid in descendants(root) if pid not in spare]
-        if not left:
-            return
-        for pid in left:
+def end_descendants(spare: Collection[int]) -> None:
+    """Kill every descendant of this process until none is left, reaping those that come to us.
+
+    One empty look proves nothing: somebody may have been forking himself away just then.
+    """
+    tree = Tree()
+    looks_left = LOOKS
+    while looks_left:
+        left = [one for one in tree.members() if one.pid not in spare and one.state not in b"ZX"]
+        for one in left:
+            one.send(signal.SIGKILL)
+        for one in left:
             with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in left:
-            with suppress(OSError):
-                os.waitpid(pid, 0)
+                os.waitpid(one.pid, os.WNOHANG)
+        looks_left = LOOKS if left else looks_left - 1
+        time.sleep(0 if left else LOOK_EVERY_S)

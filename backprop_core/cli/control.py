@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from backprop_core import registry
+from backprop_core import holding, recovery, registry
 from backprop_core.errors import UsageError
 from backprop_core.identity import host_name
 from backprop_core.opening import close, open_all
@@ -25,13 +25,13 @@ def request(given: Given, reference: str, kind: Literal["stop", "pause", "unpaus
     """
     opened = open_all(base_ask(given), os.environ)
     try:
-        registry.mark_lost(opened.storage, opened.home, host_name())
+        recovery.mark_lost(opened.storage, opened.home, host_name())
         record = registry.find(opened.storage, reference)
         if record.status not in LIVE:
             raise UsageError(f"run {called(record)} is {record.status}: there is nothing to {kind}")
         opened.storage.post(record.id, Intent(kind=kind))
         if kind != "pause" and record.host == host_name():
-            registry.wake(registry.run_folder(opened.home, record.id))
+            holding.wake(holding.run_folder(opened.home, record.id))
     finally:
         close(opened)
     say(f"run {called(record)} {done}")

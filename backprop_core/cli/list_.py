@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated
 
-from backprop_core import registry
+from backprop_core import recovery
 from backprop_core.errors import UsageError
 from backprop_core.identity import host_name
 from backprop_core.opening import close, open_all
 from backprop_core.records import RunRecord
-from backprop_core.states import RunState
+from backprop_core.states import LIVE, RunState
 
 from .app import say
 from .declared import Command, Given, option
@@ -38,19 +39,26 @@ def list_runs(
 ) -> int:
     opened = open_all(base_ask(given, flags={"storage": storage} if storage else {}), os.environ)
     try:
-        registry.mark_lost(opened.storage, opened.home, host_name())
+        recovery.mark_lost(opened.storage, opened.home, host_name())
         most = limit if limit or all_ or json_ else NEWEST
         records = opened.storage.runs(states=_states(state or ()), limit=most)
+        unknown = {record.id for record in records if _is_unknown(record, opened.home)}
         tell_problems(opened.storage)
     finally:
         close(opened)
     if json_:
         print_json([record.to_dict() for record in records])
     elif sys.stdout.isatty():
-        _show_table(records)
+        _show_table(records, unknown)
     else:
-        _print_lines(records)
+        _print_lines(records, unknown)
+    if unknown and not json_:
+        say("`?`: another machine or container has recorded that; `backprop status RUN` shows what is known")
     return 0
+
+
+def _is_unknown(record: RunRecord, home: Path) -> bool:
+    return record.status in LIVE and recovery.grasp(record, home, host_name()) is recovery.Grasp.UNKNOWN
 
 
 COMMAND = Command(list_runs)
@@ -76,12 +84,13 @@ def print_json(document: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
-def _print_lines(records: Sequence[RunRecord]) -> None:
-    for line in aligned([LIST_COLUMNS, *map(list_row, records)]):
+def _print_lines(records: Sequence[RunRecord], unknown: Collection[str]) -> None:
+    rows = (list_row(record, is_unknown=record.id in unknown) for record in records)
+    for line in aligned([LIST_COLUMNS, *rows]):
         print(line)
 
 
-def _show_table(records: Sequence[RunRecord]) -> None:
+def _show_table(records: Sequence[RunRecord], unknown: Collection[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -102,7 +111,7 @@ def _show_table(records: Sequence[RunRecord]) -> None:
         table.add_row(
             *(
                 Text(escape(cell), style=style if index == 2 else "")
-                for index, cell in enumerate(list_row(record))
+                for index, cell in enumerate(list_row(record, is_unknown=record.id in unknown))
             )
         )
     Console().print(table)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from backprop_core import registry
+from backprop_core import holding, recovery, registry
 from backprop_core.errors import NotFoundError
 from backprop_core.identity import host_name
 from backprop_core.opening import Opened, close, open_all
@@ -28,9 +28,9 @@ def logs(
 ) -> int:
     opened = open_all(base_ask(given), os.environ)
     try:
-        registry.mark_lost(opened.storage, opened.home, host_name())
+        recovery.mark_lost(opened.storage, opened.home, host_name())
         record = registry.find(opened.storage, run)
-        path = registry.run_folder(opened.home, record.id) / "output.log"
+        path = holding.run_folder(opened.home, record.id) / "output.log"
         if follow:
             return _follow(opened, record.id, path)
         if not path.is_file():

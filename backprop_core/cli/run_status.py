@@ -15,21 +15,26 @@ from .text import aligned, number, redacted, run_time_s
 SHOWN_CHECKPOINTS = 5
 
 
-def show_run(record: RunRecord, *, as_json: bool) -> None:
-    """Print a run, as its record or for reading."""
+def show_run(record: RunRecord, *, held_by: str | None, as_json: bool) -> None:
+    """Print a run, as its record or for reading.
+
+    :param held_by: Who has hold of it, in words; None for a run that has ended.
+    """
     if as_json:
         print_json(record.to_dict())
         return
-    for line in aligned(list(rows(record))):
+    for line in aligned(list(rows(record, held_by))):
         print(line)
 
 
-def rows(record: RunRecord) -> Iterator[tuple[str, str]]:
+def rows(record: RunRecord, held_by: str | None = None) -> Iterator[tuple[str, str]]:
     """Yield what is known, as names and values."""
     yield "run", record.id
     if record.name:
         yield "name", record.name
     yield "state", f"{record.status}" + (f" ({record.reason})" if record.reason else "")
+    if held_by:
+        yield "held by", held_by
     yield "script", shlex.join([record.module or record.script_path, *redacted(record.script_args)])
     yield "folder", record.cwd or "-"
     yield "python", record.python or "-"

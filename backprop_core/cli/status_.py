@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from backprop_core import registry
+from backprop_core import recovery, registry
 from backprop_core.admission import Admission, Weighed
 from backprop_core.clock import now_ms
 from backprop_core.governor import Finding
@@ -19,6 +19,7 @@ from backprop_core.locks import private_folder
 from backprop_core.opening import Opened, close, open_all
 from backprop_core.records import Gpu, Limits, Record, RunRequest, Script
 from backprop_core.slots import Holder, Waiter, host_folder
+from backprop_core.states import LIVE
 from backprop_core.units import escape, format_amount, format_duration
 
 from .app import say
@@ -57,8 +58,11 @@ def status(
     opened = open_all(base_ask(given, flags=flags, assignments=tuple(set_ or ())), os.environ)
     try:
         if run is not None:
-            registry.mark_lost(opened.storage, opened.home, host_name())
-            show_run(registry.find(opened.storage, run), as_json=json_)
+            recovery.mark_lost(opened.storage, opened.home, host_name())
+            record = registry.find(opened.storage, run)
+            is_live = record.status in LIVE
+            held_by = recovery.describe(record, opened.home, host_name()) if is_live else None
+            show_run(record, held_by=held_by, as_json=json_)
             return 0
         door = _door(opened)
         if watch and not json_:

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from backprop_core import registry
+from backprop_core import recovery
 from backprop_core.clock import now_s
 from backprop_core.copying import Copied, copy_runs, differing
 from backprop_core.errors import ExitCode, UsageError
@@ -53,7 +53,7 @@ def _copy(opened: Opened, source: str, target: str) -> int:
     try:
         if source == target or _is_same_place(opened.storage, into):
             raise UsageError(f"{source} and {target} are the same storage", "name two different ones")
-        registry.mark_lost(opened.storage, opened.home, host_name())
+        recovery.mark_lost(opened.storage, opened.home, host_name())
         copied = copy_runs(opened.storage, into, _Teller())
     finally:
         into.close()

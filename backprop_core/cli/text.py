@@ -51,19 +51,23 @@ def number(value: float | None, digits: int = 4) -> str:
 def run_time_s(record: RunRecord) -> float:
     """Return how long a run's attempts took together, in seconds."""
     if not record.attempts:
-        return ((record.end_time or now_ms()) - record.start_time) / 1000
-    return sum((attempt.end or now_ms()) - attempt.start for attempt in record.attempts) / 1000
+        return max(0, (record.end_time or now_ms()) - record.start_time) / 1000
+    took_ms = ((attempt.end or now_ms()) - attempt.start for attempt in record.attempts)
+    return sum(max(0, each) for each in took_ms) / 1000  # somebody may have set the clock back
 
 
 LIST_COLUMNS = ("ID", "NAME", "STATE", "TIME", "STEP", "LOSS", "CHECKPOINTS", "STARTED")
 
 
-def list_row(record: RunRecord) -> tuple[str, ...]:
-    """Return a run's row of `backprop list`."""
+def list_row(record: RunRecord, *, is_unknown: bool = False) -> tuple[str, ...]:
+    """Return a run's row of `backprop list`.
+
+    :param is_unknown: Whether the state is what another machine or container has left on record.
+    """
     return (
         record.id,
         record.name or "-",
-        str(record.status),
+        f"{record.status}?" if is_unknown else str(record.status),
         format_duration(run_time_s(record)),
         number(record.last_step),
         number(record.last_loss),

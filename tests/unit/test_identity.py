@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from backprop_core.identity import (
     descendants,
     has_variable,
     host_name,
+    is_alive,
+    look_at,
     parent_of,
     pid_namespace,
     processes,
-    session_of,
+    send,
     start_ticks,
 )
 
@@ -93,7 +96,7 @@ def test_of_a_process_that_is_gone_nothing_is_known() -> None:
         assert pid in processes()
     assert start_ticks(pid) is None
     assert parent_of(pid) is None
-    assert session_of(pid) is None
+    assert look_at(pid) is None
     assert not has_variable(pid, "HOME=/")
     assert pid not in processes()
 
@@ -113,7 +116,7 @@ def test_descendants_are_found_over_generations() -> None:
         assert parent_of(below) == pid
         assert {pid, below} <= set(descendants(os.getpid()))
         assert os.getpid() not in descendants(os.getpid())
-        assert session_of(pid) == session_of(below) == pid
+        assert [look_at(each).session for each in (pid, below)] == [pid, pid]  # type: ignore[union-attr]
 
 
 def test_a_variable_is_found_by_its_whole_assignment() -> None:
@@ -121,3 +124,17 @@ def test_a_variable_is_found_by_its_whole_assignment() -> None:
         assert has_variable(pid, "BACKPROP_MARK=abc")
         for other in ("BACKPROP_MARK=ab", "BACKPROP_MARK=", "MARK=abc", "BACKPROP_MARK=abcd"):
             assert not has_variable(pid, other)
+
+
+def test_a_signal_reaches_the_process_that_was_seen_and_no_heir_of_its_number() -> None:
+    with child(WAIT) as pid:
+        seen = look_at(pid)
+        assert seen is not None
+        assert is_alive(pid, seen.ticks)
+        assert not is_alive(pid, seen.ticks - 1)
+        assert not is_alive(pid, None)
+        assert not send(seen._replace(ticks=seen.ticks - 1), signal.SIGKILL)
+        assert is_alive(pid, seen.ticks)
+        assert send(seen, signal.SIGKILL)
+        wait_for(lambda: not is_alive(pid, seen.ticks), "it to end")
+    assert not send(seen, signal.SIGKILL)

@@ -14,11 +14,12 @@ import pytest
 from fake_storage import FakeStorage
 from kit import wait_for
 
-from backprop_core import registry
+from backprop_core import recovery
 from backprop_core.errors import UsageError
-from backprop_core.identity import boot_id, has_variable, pid_namespace, session_of, start_ticks
+from backprop_core.holding import Holder, forget_folder, hold, make_folder, release, run_folder, sign
+from backprop_core.identity import boot_id, has_variable, pid_namespace, start_ticks
 from backprop_core.records import Attempt, PauseSpan, RunRecord
-from backprop_core.registry import Holder, forget_folder, hold, make_folder, mark_lost, release, sign
+from backprop_core.recovery import Grasp, Marks, describe, grasp, last_holder, leftovers, mark_lost
 from backprop_core.states import LIVE, RunState
 
 HOST = "here"
@@ -43,17 +44,18 @@ def start() -> Iterator[Start]:
     """Start a process that sleeps, with these variables, in a session of its own."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def begin(**variables: str) -> subprocess.Popen[bytes]:
-        code = "import sys, time; print(flush=True); time.sleep(60)"
+    def begin(*, stdout: int | None = None, **variables: str) -> subprocess.Popen[bytes]:
+        code = "import sys, time; print(file=sys.stderr, flush=True); time.sleep(60)"
         process = subprocess.Popen(
             [sys.executable, "-S", "-c", code],
             env={**os.environ, **variables},
             start_new_session=True,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
         )
         started.append(process)
-        assert process.stdout
-        process.stdout.readline()
+        assert process.stderr
+        process.stderr.readline()
         return process
 
     yield begin
@@ -67,6 +69,11 @@ def leave(home: Path, run_id: str = RUN, **holder: Any) -> None:
     folder = make_folder(home, run_id)
     here = {"boot": boot_id(), "namespace": pid_namespace()}
     (folder / "lock").write_bytes(msgspec.json.encode(Holder(**{**here, **holder})) + b"\n")
+
+
+def token(home: Path, run_id: str = RUN) -> dict[str, str]:
+    """What a script of the run has in its environment."""
+    return {"BACKPROP_RUN_ID": run_id, "BACKPROP_RUN_DIR": str(make_folder(home, run_id))}
 
 
 def is_alive(process: subprocess.Popen[bytes]) -> bool:
@@ -135,13 +142,35 @@ def test_a_run_that_ended_while_we_looked_is_not_lost(home: Path) -> None:
 
 
 def test_what_a_lost_run_left_is_ended_by_token_and_by_session(home: Path, start: Start) -> None:
-    by_token, by_session, innocent = start(BACKPROP_RUN_ID=RUN), start(), start(BACKPROP_RUN_ID=f"{RUN}2")
-    assert session_of(by_session.pid) == by_session.pid
+    by_token, by_session = start(**token(home)), start()
+    innocents = [
+        start(**token(home, f"{RUN}2")),
+        start(**token(home.with_name("another home"))),
+        start(BACKPROP_RUN_ID=RUN),
+    ]
+    assert os.getsid(by_session.pid) == by_session.pid
     leave(home, keeper=by_session.pid, keeper_ticks=start_ticks(by_session.pid))
     mark_lost(FakeStorage(make()), home, HOST)
     wait_for(lambda: not is_alive(by_token) and not is_alive(by_session), "what was left to end")
     assert (by_token.returncode, by_session.returncode) == (-9, -9)
-    assert is_alive(innocent)
+    assert all(is_alive(innocent) for innocent in innocents)
+
+
+def test_what_a_lost_run_left_is_ended_by_the_pipe_that_it_writes_to(home: Path, start: Start) -> None:
+    """It has left the session and emptied its environment; a reader of the pipe, and older ones, are nobody's."""
+    read_end, write_end = os.pipe()
+    pipe = os.fstat(write_end).st_ino
+    older = start(stdout=write_end)
+    keeper = start()
+    ticks = start_ticks(keeper.pid)
+    wait_for(lambda: recovery._ticks_now() > (ticks or 0) + 1, "a later tick")
+    writer, reader = start(stdout=write_end), start(stdout=read_end)
+    leave(home, keeper=2**22, keeper_ticks=(ticks or 0) + 1, pipe=pipe)
+    mark_lost(FakeStorage(make()), home, HOST)
+    wait_for(lambda: not is_alive(writer), "what was left to end")
+    assert all(is_alive(innocent) for innocent in (older, keeper, reader))
+    os.close(read_end)
+    os.close(write_end)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +178,68 @@ def test_what_a_lost_run_left_is_ended_by_token_and_by_session(home: Path, start
     [
         {"boot": "another-boot"},
         {"boot": None},
-        {"namespace": "pid:[1]"},
         {"namespace": None},
     ],
 )
 def test_a_holder_of_another_boot_or_namespace_authorises_no_signal(
     home: Path, start: Start, forged: dict[str, Any]
 ) -> None:
-    process = start(BACKPROP_RUN_ID=RUN)
+    process = start(**token(home))
     leave(home, **{"keeper": process.pid, "keeper_ticks": start_ticks(process.pid), **forged})
     assert len(mark_lost(FakeStorage(make()), home, HOST)) == 1
     assert is_alive(process)
+
+
+def test_a_run_of_another_container_is_unknown_and_stays_as_it_is(home: Path, start: Start) -> None:
+    process = start(**token(home))
+    leave(home, keeper=process.pid, keeper_ticks=start_ticks(process.pid), namespace="pid:[1]")
+    storage = FakeStorage(make())
+    assert mark_lost(storage, home, HOST) == []
+    assert storage.saves == []
+    assert is_alive(process)
+    assert grasp(make(), home, HOST) is Grasp.UNKNOWN
+    assert "container" in describe(make(), home, HOST)
+
+
+def test_a_run_of_another_machine_is_unknown(home: Path) -> None:
+    record = make(host="elsewhere")
+    assert grasp(record, home, HOST) is Grasp.UNKNOWN
+    assert describe(record, home, HOST).startswith("machine elsewhere: ")
+
+
+def test_a_run_whose_supervisor_and_keeper_are_dead_is_orphaned_while_a_stranger_has_its_lock(
+    home: Path, start: Start
+) -> None:
+    """A process that a plugin forked off, for instance; what bears the run's marks is ended all the same."""
+    agent, keeper, left = start(), start(), start(**token(home))
+    ids: dict[str, Any] = {"agent": agent.pid, "agent_ticks": start_ticks(agent.pid)}
+    ids |= {"keeper": keeper.pid, "keeper_ticks": start_ticks(keeper.pid)}
+    leave(home, **ids)
+    stranger = hold(make_folder(home, RUN))
+    storage = FakeStorage(make())
+    assert grasp(make(), home, HOST) is Grasp.HELD
+    assert describe(make(), home, HOST) == f"process {agent.pid}, with keeper {keeper.pid}"
+    assert mark_lost(storage, home, HOST) == []
+    agent.kill()
+    keeper.kill()
+    wait_for(lambda: not is_alive(agent) and not is_alive(keeper), "their end")
+    assert grasp(make(), home, HOST) is Grasp.ORPHANED
+    wait_for(lambda: recovery._ticks_now() > (start_ticks(left.pid) or 0), "a later tick")
+    assert len(mark_lost(storage, home, HOST)) == 1
+    wait_for(lambda: not is_alive(left), "what was left to end")
+    os.close(stranger)
+
+
+def test_what_was_resumed_while_we_looked_is_not_ended(home: Path, start: Start) -> None:
+    """Without the run's lock, whoever starts from then on may be the next attempt."""
+    leave(home, agent=2**22, agent_ticks=1)
+    holder = last_holder(make_folder(home, RUN))
+    assert holder is not None
+    later = start(**token(home))
+    marks = Marks(folder=make_folder(home, RUN), holder=holder)
+    assert [one.pid for one in leftovers(marks)] == [later.pid]
+    before = msgspec.structs.replace(marks, before=start_ticks(later.pid))
+    assert leftovers(before) == []
 
 
 @pytest.mark.parametrize("ticks", [1, None])
@@ -174,7 +254,7 @@ def test_a_session_whose_number_was_given_out_again_is_left_alone(
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'{"keeper": "x"}', b"\xff\xfe", b"x" * 10_000])
 def test_a_lock_that_holds_nonsense_authorises_no_signal(home: Path, start: Start, text: bytes) -> None:
-    process = start(BACKPROP_RUN_ID=RUN)
+    process = start(**token(home))
     (make_folder(home, RUN) / "lock").write_bytes(text)
     assert len(mark_lost(FakeStorage(make()), home, HOST)) == 1
     assert is_alive(process)
@@ -191,7 +271,7 @@ def test_whoever_looks_is_not_ended_even_from_inside_of_the_lost_run(home: Path)
     places = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
     done = subprocess.run(
         [sys.executable, "-c", code, str(home), places, RUN],
-        env={**os.environ, "BACKPROP_RUN_ID": RUN},
+        env={**os.environ, **token(home)},
         capture_output=True,
         check=False,
         timeout=30,
@@ -255,4 +335,4 @@ def test_tokens_are_whole_assignments(start: Start) -> None:
     process = start(BACKPROP_RUN_ID=RUN)
     assert has_variable(process.pid, f"BACKPROP_RUN_ID={RUN}")
     assert not has_variable(process.pid, f"BACKPROP_RUN_ID={RUN[:-1]}")
-    assert registry.run_folder(Path("/h"), "run-1") == Path("/h/runs/run-1")
+    assert run_folder(Path("/h"), "run-1") == Path("/h/runs/run-1")

@@ -11,6 +11,7 @@ from fake_storage import FakeStorage
 
 from backprop_core import registry
 from backprop_core.errors import NotFoundError, StorageError, UsageError
+from backprop_core.holding import make_folder
 from backprop_core.identity import RUN_ID
 from backprop_core.records import Attempt, CheckpointSaved, PauseSpan, ProcessExit, Progress, RunRecord
 from backprop_core.registry import Journal, find, new_attempt, new_id
@@ -106,7 +107,7 @@ def test_new_ids_are_ids_differ_and_sort_by_time(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("run_id", ["", ".", "..", "../x", "a/b", "-x", "x\n", "é", "x" * 129])
 def test_no_path_is_built_from_what_is_no_id(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(UsageError, match="is not a run id"):
-        registry.make_folder(tmp_path, run_id)
+        make_folder(tmp_path, run_id)
     assert list(tmp_path.iterdir()) == []
 
 
