@@ -46,7 +46,8 @@ def backprop_options() -> Sequence[PluginOption]:
     """Declare options of this plugin.
 
     Called once, before the command line is read to its end. Each option becomes a flag of `run` and
-    `resume`, a setting `plugin.<plugin>.<option>` and an environment variable.
+    `resume`, a setting `plugin.<plugin>.<option>` and an environment variable; `backprop_configure` is given the value.
+    A flag that another plugin or Backprop itself has is exit 2 for `run` and `resume`, naming both.
 
     :returns: The options.
     :on error: The plugin is named in a warning and its options are left out.

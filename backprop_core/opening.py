@@ -12,19 +12,40 @@ from .chosen import guarded_storage
 from .errors import PluginError, StorageError, UsageError
 from .interfaces import Storage, StorageBackend
 from .machine import named
+from .plugin_options import declared, refuse_clashes
 from .plugin_sources import LOCAL_NAME, Wanted
 from .plugin_sources import load as load_plugins
 from .plugins import Plugins, translating
 from .records import EMPTY, Record
-from .settings import Resolved, home_folder, resolve
+from .settings import Resolved, Setting, home_folder, resolve
 
 _STORAGE_NEEDS = ("name", "schemes", "open")
+
+
+class Loaded(Record, frozen=True):
+    """Plugins, and what they were loaded for."""
+
+    wanted: Wanted
+    plugins: Plugins
+
+
+class Settled(Record, frozen=True):
+    """The settings that hold, and the plugins that they ask for."""
+
+    resolved: Resolved
+    loaded: Loaded
+
+    @property
+    def plugins(self) -> Plugins:
+        """The plugins."""
+        return self.loaded.plugins
 
 
 class Ask(Record, frozen=True):
     """What the command line asks for. None and empty mean that nothing was said.
 
-    `flags` maps dotted settings to values; `assignments` are the texts of `--set`.
+    `flags` maps dotted settings to values; `assignments` are the texts of `--set`. `loaded` are plugins that had to
+    be asked for their options before the command line could be read.
     """
 
     script: Path | None = None
@@ -41,6 +62,7 @@ class Ask(Record, frozen=True):
     with_local_plugins: bool = True
     force: bool = False
     detach: bool = False
+    loaded: Loaded | None = None
 
 
 class Opened(Record, frozen=True):
@@ -64,22 +86,53 @@ def open_all(
     :param script: Where a project file and a `backprop_plugins.py` may stand beside; None for commands
         that run nothing, which then load no local plugins.
     """
-    cwd = Path.cwd()
-    place = cwd / script if script else None
+    settled = settle(ask, environ, script=script, recorded=recorded)
+    resolved, plugins = settled.resolved, settled.plugins
+    _refuse_broken_file(plugins)
+    if script or ask.module:
+        refuse_clashes(plugins)
+    plugins.ask("backprop_configure", settings=resolved.settings)
+    storage, home = open_storage(plugins, resolved, environ)
+    return Opened(resolved=resolved, plugins=plugins, storage=storage, home=home)
+
+
+def settle(
+    ask: Ask,
+    environ: Mapping[str, str],
+    *,
+    script: Path | None = None,
+    recorded: Mapping[str, Any] = EMPTY,
+) -> Settled:
+    """Resolve the settings and load the plugins; then, where these declare options, resolve again with them."""
+    place = Path.cwd() / script if script else None
+    resolved = _resolve(ask, environ, place, recorded)
+    loaded = _load(resolved, ask, environ, place.parent if place else None)
+    if options := declared(loaded.plugins):
+        resolved = _resolve(ask, environ, place, recorded, options)
+    return Settled(resolved=resolved, loaded=loaded)
+
+
+def _resolve(
+    ask: Ask,
+    environ: Mapping[str, str],
+    place: Path | None,
+    recorded: Mapping[str, Any],
+    options: Mapping[str, Setting] = EMPTY,
+) -> Resolved:
+    """Resolve the settings; what `--plugin` and `--no-plugin` add is kept with them, for `resume` and the agent."""
     resolved = resolve(
         environ=environ,
-        cwd=cwd,
+        cwd=Path.cwd(),
         script=place,
         config=ask.config,
         recorded=recorded,
         flags=ask.flags,
         assignments=ask.assignments,
+        options=options,
     )
-    resolved = with_plugin_choices(resolved, ask)
-    plugins = load(resolved, ask, environ, place.parent if place else None)
-    _refuse_broken_file(plugins)
-    storage, home = open_storage(plugins, resolved, environ)
-    return Opened(resolved=resolved, plugins=plugins, storage=storage, home=home)
+    chosen = (*resolved.settings.plugins, *ask.plugins, *(f"no:{name}" for name in ask.blocked))
+    settings = msgspec.structs.replace(resolved.settings, plugins=tuple(dict.fromkeys(chosen)))
+    return msgspec.structs.replace(resolved, settings=settings)
 
 
 def _refuse_broken_file(plugins: Plugins) -> None:
@@ -92,29 +145,21 @@ def _refuse_broken_file(plugins: Plugins) -> None:
             )
 
 
-def with_plugin_choices(resolved: Resolved, ask: Ask) -> Resolved:
-    """Make `--plugin` and `--no-plugin` part of the settings, so that `resume` and the agent know them."""
-    chosen = (*resolved.settings.plugins, *ask.plugins, *(f"no:{name}" for name in ask.blocked))
-    settings = msgspec.structs.replace(resolved.settings, plugins=tuple(dict.fromkeys(chosen)))
-    return msgspec.structs.replace(resolved, settings=settings)
-
-
-def load(resolved: Resolved, ask: Ask, environ: Mapping[str, str], script_folder: Path | None) -> Plugins:
-    """Load the plugins that the settings and the command line ask for."""
+def _load(resolved: Resolved, ask: Ask, environ: Mapping[str, str], script_folder: Path | None) -> Loaded:
+    """Load the plugins that the settings ask for, unless they are loaded."""
     chosen = resolved.settings.plugins
     folders = [folder for folder in (resolved.project_root, script_folder) if folder]
     wants_local = ask.with_local_plugins and script_folder is not None
-    plugins = load_plugins(
-        Wanted(
-            modules=tuple(name for name in chosen if not name.startswith("no:")),
-            blocked=frozenset(name.removeprefix("no:") for name in chosen if name.startswith("no:")),
-            folders=tuple(folders) if wants_local else (),
-            search=(*folders, Path.cwd()),
-            with_others=environ.get("BACKPROP_DISABLE_PLUGIN_AUTOLOAD") != "1",
-        )
+    wanted = Wanted(
+        modules=tuple(name for name in chosen if not name.startswith("no:")),
+        blocked=frozenset(name.removeprefix("no:") for name in chosen if name.startswith("no:")),
+        folders=tuple(folders) if wants_local else (),
+        search=(*folders, Path.cwd()),
+        with_others=environ.get("BACKPROP_DISABLE_PLUGIN_AUTOLOAD") != "1",
     )
-    plugins.ask("backprop_configure", settings=resolved.settings)
-    return plugins
+    if ask.loaded and ask.loaded.wanted == wanted:
+        return ask.loaded
+    return Loaded(wanted=wanted, plugins=load_plugins(wanted))
 
 
 def open_storage(plugins: Plugins, resolved: Resolved, environ: Mapping[str, str]) -> tuple[Storage, Path]:

@@ -45,6 +45,7 @@ class Plugins:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._paths: dict[str, str | None] = {}
+        self._options: list[tuple[str, PluginOption]] | None = None
         self.states: list[PluginState] = []
         self.failures: list[PluginFailure] = []
         self.warnings: list[str] = []
@@ -109,6 +110,10 @@ class Plugins:
         """Describe what a plugin did wrong without raising."""
         return PluginFailure(plugin=plugin, hook=hook, error=error, path=self._paths[plugin])
 
+    def path(self, plugin: str) -> str | None:
+        """Return the file of a plugin."""
+        return self._paths[plugin]
+
     def has(self, hook: str) -> bool:
         """Tell whether any plugin implements the hook."""
         return bool(getattr(self._manager.hook, hook).get_hookimpls())
@@ -129,7 +134,12 @@ class Plugins:
         return found
 
     def options(self) -> list[tuple[str, PluginOption]]:
-        """Collect the options that plugins declare, with the plugin's name."""
+        """Collect the options that plugins declare, with the plugin's name; they are asked once."""
+        if self._options is None:
+            self._options = self._ask_for_options()
+        return self._options
+
+    def _ask_for_options(self) -> list[tuple[str, PluginOption]]:
         found: list[tuple[str, PluginOption]] = []
         for answer in self.ask("backprop_options"):
             options = answer.value

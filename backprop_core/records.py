@@ -8,6 +8,7 @@ where a record is written to a file.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -298,7 +299,7 @@ class PluginFailure(Record, frozen=True):
     path: str | None = None
 
     def __str__(self) -> str:
-        where = f" ({self.path})" if self.path else ""
+        where = f" ({self.path})" if self.path and self.path != self.plugin else ""
         what = f" in {self.hook}" if self.hook else ""
         return f"plugin {self.plugin}{where} failed{what}: {self.error}"
 
@@ -307,13 +308,29 @@ class PluginOption(Record, frozen=True):
     """An option that a plugin declares once.
 
     `notify-url` of plugin `notify` becomes the flag `--notify-url`, the setting `plugin.notify.notify-url`
-    and the variable `BACKPROP_PLUGIN_NOTIFY_NOTIFY_URL`. `type` is str, int, float or bool.
+    and the variable `BACKPROP_PLUGIN_NOTIFY_NOTIFY_URL`. `type` is str, int, float or bool; a bool also gets a flag
+    `--no-...`. `default` is of that type, or None for "not set".
+
+    :raises ValueError: for a name that is no flag, another type, or a default that is not of the type.
     """
 
     name: str
     help: str
     type: type = str
     default: str | int | float | bool | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
+            raise ValueError(
+                f"the option name {self.name!r} is not of small letters, digits and single dashes"
+            )
+        if self.type not in (str, int, float, bool):
+            raise ValueError(f"the type of the option {self.name} is not str, int, float or bool")
+        is_whole = self.type is float and type(self.default) is int
+        if self.default is not None and type(self.default) is not self.type and not is_whole:
+            raise ValueError(
+                f"the default of the option {self.name} is no {self.type.__name__}: {self.default!r}"
+            )
 
 
 class PauseSpan(Record, frozen=True):

@@ -6,6 +6,7 @@ One declaration, the `Settings` struct, feeds the files, the variables, the flag
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -169,7 +170,7 @@ class Setting(Record, frozen=True):
     @property
     def variable(self) -> str:
         """The environment variable that sets it."""
-        return "BACKPROP_" + self.snake.replace(".", "_").upper()
+        return "BACKPROP_" + re.sub(r"\W", "_", self.snake, flags=re.ASCII).upper()
 
     @property
     def expects(self) -> str:
@@ -265,6 +266,7 @@ def resolve(
     recorded: Mapping[str, Any] = EMPTY,
     flags: Mapping[str, Any] = EMPTY,
     assignments: Sequence[str] = (),
+    options: Mapping[str, Setting] = EMPTY,
 ) -> Resolved:
     """Merge every source into the settings that hold.
 
@@ -273,6 +275,7 @@ def resolve(
     :param recorded: The settings of a run that is being resumed; they take the place of the files.
     :param flags: Dotted key to value; None means that the flag was not given.
     :param assignments: `KEY=VALUE` texts of `--set`.
+    :param options: What plugins declare, by dotted key; values under `plugin` that nobody declares are not checked.
     :raises SettingsError: for a file that cannot be parsed, an unknown key or a bad value, naming the place.
     """
     layers: list[tuple[Origin, dict[str, Any]]] = []
@@ -286,14 +289,15 @@ def resolve(
     else:
         layers += [read_file(user_file)] if user_file.is_file() else []
         layers += [read_file(project_file)] if project_file else []
-    layers += _environment_layers(environ)
+    known = {**DECLARED, **options}
+    layers += _environment_layers(environ, known)
     layers += [_assignment(text) for text in assignments]
     layers += [
-        (Origin(label=f"the flag {DECLARED[key].flag}"), {key: value})
+        (Origin(label=f"the flag {known[key].flag}"), {key: value})
         for key, value in flags.items()
-        if value is not None
+        if value is not None and key in known
     ]
-    merged, origins = _merge(layers)
+    merged, origins = _merge(layers, options)
     return Resolved(
         settings=msgspec.convert(merged, Settings),
         origins=origins,
@@ -302,24 +306,61 @@ def resolve(
     )
 
 
-def _merge(layers: Sequence[tuple[Origin, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(
+    layers: Sequence[tuple[Origin, dict[str, Any]]], options: Mapping[str, Setting]
+) -> tuple[dict[str, Any], dict[str, str]]:
     merged: dict[str, Any] = {"gpu": {}, "plugin": {}}
     origins: dict[str, str] = {}
+    for key, setting in options.items():
+        _put_option(merged, key, setting.default)
     for origin, values in layers:
         for key, value in _flatten(values, origin):
             if key.startswith("plugin."):
-                _, name, option = key.split(".", 2)
-                merged["plugin"].setdefault(name, {})[option] = value
-                origins[key] = origin.label
+                declared = option_named(key, options, origin)
+                own = declared.key if declared else key
+                _put_option(merged, own, check(declared, value, origin) if declared else value)
+                origins[own] = origin.label
                 continue
             known = canonical(key, origin)
-            checked = check(known, value, origin)
+            checked = check(DECLARED[known], value, origin)
             if known.startswith("gpu."):
                 merged["gpu"][known.removeprefix("gpu.")] = checked
             else:
                 merged[known] = checked
             origins[known] = origin.label
     return merged, origins
+
+
+def _put_option(merged: dict[str, Any], key: str, value: Any) -> None:
+    _, name, option = key.split(".", 2)
+    merged["plugin"].setdefault(name, {})[option] = value
+
+
+def option_named(key: str, options: Mapping[str, Setting], origin: Origin) -> Setting | None:
+    """Find the option of a plugin that a key means, in any spelling; None where its plugin declares none.
+
+    :raises SettingsError: where the plugin declares others, with the closest one as the hint.
+    """
+    if known := options.get(key):
+        return known
+    section, own = {}, "plugin." + _spelled(key.split(".", 2)[1]) + "."
+    for setting in options.values():
+        spelled = _spelled(setting.key)
+        if spelled == _spelled(key):
+            return setting
+        if spelled.startswith(own):
+            section[setting.key] = setting
+    if not section:
+        return None
+    import difflib
+
+    close = difflib.get_close_matches(key, section, 1, 0.6)
+    hint = f'did you mean "{close[0]}"?' if close else f"the plugin declares {', '.join(section)}"
+    raise SettingsError(f'unknown setting "{key}" in {origin.at(key)}', hint)
+
+
+def _spelled(key: str) -> str:
+    return key.replace("-", "").replace("_", "").lower()
 
 
 def _flatten(values: Mapping[str, Any], origin: Origin) -> Iterator[tuple[str, Any]]:
@@ -359,12 +400,12 @@ def canonical(key: str, origin: Origin) -> str:
     raise SettingsError(f'unknown setting "{key}" in {origin.at(key)}', hint)
 
 
-def check(key: str, value: Any, origin: Origin) -> Any:
+def check(setting: Setting, value: Any, origin: Origin) -> Any:
     """Convert a value to its setting's type.
 
     :raises SettingsError: when it does not fit, saying where it stands and what is expected.
     """
-    setting = DECLARED[key]
+    key = setting.key
     if key == "gpuMemoryLimit" and isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:g}"
     if key == "plugins" and isinstance(value, str):
@@ -385,11 +426,13 @@ def check(key: str, value: Any, origin: Origin) -> Any:
     return converted
 
 
-def _environment_layers(environ: Mapping[str, str]) -> list[tuple[Origin, dict[str, Any]]]:
+def _environment_layers(
+    environ: Mapping[str, str], known: Mapping[str, Setting]
+) -> list[tuple[Origin, dict[str, Any]]]:
     hidden = RUN_VARIABLES if "BACKPROP_RUN_ID" in environ else frozenset()
     return [
         (Origin(label=f"the environment ({setting.variable})"), {setting.key: environ[setting.variable]})
-        for setting in DECLARED.values()
+        for setting in known.values()
         if setting.variable in environ and setting.variable not in hidden
     ]
 

@@ -18,6 +18,8 @@ import typer
 from backprop_core import ExitCode, hookspecs
 from backprop_core.cli.app import COMMANDS, HIDDEN, build_app
 from backprop_core.cli.declared import SHORT, UNITS
+from backprop_core.plugin_options import declared
+from backprop_core.plugin_sources import Wanted, load
 from backprop_core.settings import DECLARED, Setting
 
 REFERENCE = Path(__file__).with_name("reference")
@@ -120,19 +122,26 @@ prints every value with where it comes from. An unknown name and a value that do
 
 JSON files (`backprop.config.json`, `.backprop.json`) use the name that heads each section; TOML files
 (`backprop.toml`, `[tool.backprop]` in `pyproject.toml`, `config.toml`) the one with underscores. A dot stands
-for a table: `gpu.maxTempC` is `maxTempC` in the object `gpu`. `--set` takes both spellings.
+for a table: `gpu.maxTempC` is `maxTempC` in the object `gpu`. `--set` takes both spellings."""
+PLUGIN_OPTIONS = """\
+## Options of plugins
 
-A plugin's own settings are `plugin.<its name>.<the option>`; those of a plugin that is not installed are left
-alone."""
+An option that a plugin declares is a setting `plugin.<plugin>.<option>`, a flag `--<option>` of `run` and `resume`, and
+a variable `BACKPROP_PLUGIN_<PLUGIN>_<OPTION>`. Values are checked as any others; the option may be written with dashes,
+underscores or in camelCase. `<plugin>` is the plugin's name, or the last part of a module's;
+`backprop_plugins` for a file of that name. `backprop config show` lists them with their values, `backprop run --help`
+with their meaning. Settings of a plugin that is not installed, or declares no options, are left alone."""
 
 
 def settings() -> str:
     """Write the page of settings, with every name that each goes by."""
-    rows = [[f"[`{each.key}`](#{anchor(each)})", default(each), each.help] for each in DECLARED.values()]
+    known = [*DECLARED.values(), *declared(load(Wanted(with_others=False))).values()]
+    rows = [[f"[`{each.key}`](#{anchor(each)})", default(each), each.help] for each in known]
     return page(
         SETTINGS_INTRODUCTION,
         table(["setting", "default", "meaning"], rows),
-        *(section(each) for each in DECLARED.values()),
+        *(section(each) for each in known),
+        PLUGIN_OPTIONS,
     )
 
 

@@ -9,6 +9,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from backprop_core.errors import BackpropError, ExitCode, RefusedError
 from backprop_core.units import escape
 
@@ -17,6 +19,8 @@ from .direct import values_of
 
 if TYPE_CHECKING:
     import typer
+
+    from backprop_core.plugin_options import OptionSetting
 
 COMMANDS = {
     "run": "Run a training script: governed, time-boxed, recorded.",
@@ -36,6 +40,8 @@ COMMANDS = {
 HIDDEN = frozenset({"agent"})
 _GLOBAL_WITH_VALUE = {"--config", "--plugin", "--no-plugin"}
 _TAKES_SCRIPT_ARGS = {"run", "resume"}
+TAKES_PLUGIN_OPTIONS = {"run", "resume"}
+_HELP = {"--help", "-h"}
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -61,14 +67,43 @@ def _run(words: Sequence[str], given: Given) -> object:
         values = values_of(command, words[1:]) if command else None
         if command and values is not None:
             return command(given, values)
-    from .typed import Interrupted, UsageProblem, invoke
+    from .typed import Interrupted, UsageProblem
 
     try:
-        return invoke(build_app(command_in(words)), words, given)
+        return _have_it_read(words, given)
     except UsageProblem as error:
         return _usage_problem(error, words)
     except Interrupted:
         return int(ExitCode.INTERRUPTED)
+
+
+def _have_it_read(words: Sequence[str], given: Given) -> object:
+    """Have typer read the command line and call the command.
+
+    Which options plugins bring, only plugins can tell. They are asked where help is wanted and where an option is
+    none of ours; then the line is read a second time.
+    """
+    from .typed import UsageProblem, invoke, is_unknown_option
+
+    command = command_in(words)
+    may_have_more = command in TAKES_PLUGIN_OPTIONS
+    wants_help = bool(_HELP & {*words})
+    if not (may_have_more and wants_help):
+        try:
+            return invoke(build_app(command), words, given)
+        except UsageProblem as error:
+            if not (may_have_more and is_unknown_option(error)):
+                raise
+    from .plugin_flags import ask_plugins
+
+    assert command
+    options, loaded = ask_plugins(command, words, is_help=wants_help)
+    try:
+        return invoke(build_app(command, options), words, msgspec.structs.replace(given, loaded=loaded))
+    except UsageProblem:
+        for failure in loaded.plugins.failures if loaded else ():
+            say(str(failure))
+        raise
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -91,11 +126,14 @@ def command_in(words: Sequence[str]) -> str | None:
     return None
 
 
-def build_app(wanted: str | None) -> typer.Typer:
-    """Build the command line; of the commands only the wanted one is loaded, all of them for help."""
+def build_app(wanted: str | None, options: Sequence[OptionSetting] = ()) -> typer.Typer:
+    """Build the command line; of the commands only the wanted one is loaded, all of them for help.
+
+    :param options: What plugins declare, for the wanted command.
+    """
     from . import typed
 
-    app = typed.build_app([wanted] if wanted in COMMANDS else [*COMMANDS], COMMANDS, HIDDEN)
+    app = typed.build_app([wanted] if wanted in COMMANDS else [*COMMANDS], COMMANDS, HIDDEN, options)
     if wanted not in COMMANDS:
         from .extensions import add_commands
 

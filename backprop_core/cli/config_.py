@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from backprop_core.errors import BackpropError
-from backprop_core.settings import DECLARED, Resolved, canonical, check, home_folder, resolve, to_dict
+from backprop_core.errors import BackpropError, PluginError
+from backprop_core.opening import settle
+from backprop_core.plugin_options import OptionSetting, declared
+from backprop_core.settings import (
+    DECLARED,
+    Resolved,
+    canonical,
+    check,
+    home_folder,
+    option_named,
+    resolve,
+    to_dict,
+)
 from backprop_core.settings_files import TOML_NAME, Origin, read_file
 
-from .app import say
+from .app import complain, say
 from .declared import Command, Given, argument, option
 from .list_ import print_json
 from .options import Json, Set, base_ask
@@ -39,13 +51,23 @@ def config_alone(context: typer.Context) -> int | None:
     return show(context.obj) if context.invoked_subcommand is None else None
 
 
-def _resolve(given: Given, assignments: tuple[str, ...] = ()) -> Resolved:
-    ask = base_ask(given)
-    return resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config, assignments=assignments)
+def _settle(given: Given, assignments: tuple[str, ...] = ()) -> tuple[Resolved, Mapping[str, OptionSetting]]:
+    """Resolve the settings, and return the options that plugins declare.
+
+    A plugin that does not load is told, and its options are as those of one that is absent.
+    """
+    ask = base_ask(given, assignments=assignments)
+    try:
+        settled = settle(ask, os.environ)
+    except PluginError as error:
+        complain(error)
+        resolved = resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config, assignments=assignments)
+        return resolved, {}
+    return settled.resolved, declared(settled.plugins)
 
 
 def show(given: Given, json_: Json = False, set_: Set = None) -> int:
-    resolved = _resolve(given, tuple(set_ or ()))
+    resolved, _ = _settle(given, tuple(set_ or ()))
     if json_:
         print_json(
             {
@@ -92,24 +114,25 @@ def set_value(
     user: Annotated[bool, option("--user", help="Write into the user-wide file instead.")] = False,
 ) -> int:
     origin = Origin(label="`config set`")
-    if not key.startswith("plugin.") or key.count(".") < 2:
-        key = canonical(key, origin)
-        checked = check(key, value, origin)
+    resolved, options = _settle(given)
+    if key.startswith("plugin.") and key.count(".") > 1:
+        setting = option_named(key, options, origin)
     else:
-        checked = value
-    path = _file_to_change(given, user=user)
+        setting = DECLARED[canonical(key, origin)]
+    key, checked = (setting.key, check(setting, value, origin)) if setting else (key, value)
+    path = _file_to_change(resolved, user=user)
     _, values = read_file(path) if path.is_file() else (origin, {})
     write(path, _with(values, key, checked, snake=path.suffix == ".toml"))
     say(f"set {key} to {_text(checked)} in {path}")
     return 0
 
 
-def _file_to_change(given: Given, *, user: bool) -> Path:
+def _file_to_change(resolved: Resolved, *, user: bool) -> Path:
     if user:
         home = home_folder(os.environ)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         return home / "config.toml"
-    found = _resolve(given).project_file
+    found = resolved.project_file
     if found is None or found.name == "pyproject.toml":
         return Path.cwd() / TOML_NAME if found is None else found
     return found
@@ -118,7 +141,7 @@ def _file_to_change(given: Given, *, user: bool) -> Path:
 def _with(values: dict[str, Any], key: str, value: Any, *, snake: bool) -> dict[str, Any]:
     """Return the file's values with one changed, whatever spelling the file uses for it."""
     value = list(value) if isinstance(value, tuple) else value
-    names = [key, DECLARED[key].snake] if key in DECLARED else [key]
+    names = [key, DECLARED[key].snake if key in DECLARED else key.replace("-", "_")]
     changed = dict(values)
     for name in names:
         _remove(changed, name)

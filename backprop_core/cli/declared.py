@@ -6,12 +6,18 @@ parameters with the records here, from which `typed` builds typer's and `direct`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from backprop_core.records import Record
 from backprop_core.settings import DECLARED
+from backprop_core.units import escape
+
+if TYPE_CHECKING:
+    from backprop_core.opening import Loaded
+    from backprop_core.plugin_options import OptionSetting
 
 SHORT = {
     "--max-run-minutes": "-m",
@@ -46,16 +52,23 @@ class Argument(Record, frozen=True):
 
 
 class Option(Record, frozen=True):
-    """A word that begins with a dash, and its value if it takes one. `least` bounds a number."""
+    """A word that begins with a dash, and its value if it takes one. `least` bounds a number.
+
+    `panel` is the part of the help that it stands in; None for where options usually stand.
+    """
 
     names: tuple[str, ...]
     help: str
     metavar: str | None = None
     least: int | None = None
+    panel: str | None = None
 
 
 class Given(Record, frozen=True):
-    """The global options, wherever on the command line they stood, and what is the script's."""
+    """The global options, wherever on the command line they stood, and what is the script's.
+
+    `loaded` are plugins that had to be asked for their options before the line could be read.
+    """
 
     config: Path | None = None
     verbose: bool = False
@@ -64,6 +77,7 @@ class Given(Record, frozen=True):
     no_plugin: tuple[str, ...] = ()
     no_local_plugins: bool = False
     script_arguments: tuple[str, ...] = ()
+    loaded: Loaded | None = None
 
 
 class Parameter(Record, frozen=True):
@@ -117,14 +131,16 @@ def with_globals(
         no_plugin=(*given.no_plugin, *(no_plugin or ())),
         no_local_plugins=no_local_plugins or given.no_local_plugins,
         script_arguments=given.script_arguments,
+        loaded=given.loaded,
     )
 
 
 class Command:
     """A function as a command. Its first parameter, `given`, is no part of what is typed.
 
-    With `takes_settings` it is called with `flags`, dotted settings to the texts that were given, and has an
-    option for every setting that has a flag. With `takes_globals` the global options may follow it, too.
+    With `takes_settings` it is called with `flags`, dotted settings to what was given (a text; true or false for an
+    option of a plugin that is), and has an option for every setting that has a flag. With `takes_globals` the global
+    options may follow it, too.
     """
 
     def __init__(
@@ -136,10 +152,12 @@ class Command:
     ) -> None:
         self.function = function
         self.takes_settings = takes_settings
+        self.flags: dict[str, str] = {}
         self.parameters = parameters_of(function)
         self._globals: tuple[Parameter, ...] = ()
         if takes_settings:
-            self.parameters += tuple(_flag(key) for key, setting in DECLARED.items() if setting.flag)
+            self.flags = {_parameter_name(key): key for key, setting in DECLARED.items() if setting.flag}
+            self.parameters += tuple(map(_flag, self.flags.values()))
         if takes_globals:
             self._globals = parameters_of(with_globals)
             self.parameters += self._globals
@@ -150,9 +168,17 @@ class Command:
         if self._globals:
             given = with_globals(given, **{each.name: values.pop(each.name) for each in self._globals})
         if self.takes_settings:
-            texts = {key: values.pop(_parameter_name(key)) for key in DECLARED if DECLARED[key].flag}
+            texts = {key: values.pop(name) for name, key in self.flags.items()}
             values["flags"] = {key: text for key, text in texts.items() if text is not None}
         return self.function(given, **values)
+
+    def with_options(self, options: Sequence[OptionSetting]) -> Command:
+        """Return the same command with the options that plugins declare."""
+        more = copy(self)
+        added = {f"option_{number}": option for number, option in enumerate(options)}
+        more.flags = {**self.flags, **{name: option.key for name, option in added.items()}}
+        more.parameters = (*self.parameters, *(_plugins_flag(name, option) for name, option in added.items()))
+        return more
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
@@ -190,6 +216,20 @@ def _flag(key: str) -> Parameter:
     default = "" if setting.default is None else f" [default: {_shown(setting.default)}]"
     declared = Option(names=names, metavar=UNITS.get(key, "NAME"), help=setting.help + default)
     return Parameter(name=_parameter_name(key), kind=str | None, declared=declared)
+
+
+_AMOUNTS = {str: "TEXT", int: "N", float: "NUMBER"}
+
+
+def _plugins_flag(name: str, setting: OptionSetting) -> Parameter:
+    default = "" if setting.default in (None, False) else f" [default: {_shown(setting.default)}]"
+    declared = Option(
+        names=("/".join(setting.flags),),
+        metavar=_AMOUNTS.get(setting.kind),
+        help=escape(setting.help) + default,
+        panel=f"Options of the plugin {escape(setting.plugin)}",
+    )
+    return Parameter(name=name, kind=bool | None if setting.kind is bool else str | None, declared=declared)
 
 
 def _shown(value: Any) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import typer
 
 from backprop_core.errors import BackpropError
-from backprop_core.opening import Ask, load
-from backprop_core.settings import resolve
+from backprop_core.opening import Ask, settle
 
 from .app import say
 
@@ -21,8 +19,7 @@ def add_commands(app: typer.Typer, taken: Collection[str]) -> None:
     Local `backprop_plugins.py` files are not loaded for that, since `--help` must not run code that lies about.
     """
     try:
-        resolved = resolve(environ=os.environ, cwd=Path.cwd())
-        plugins = load(resolved, Ask(with_local_plugins=False), os.environ, None)
+        plugins = settle(Ask(with_local_plugins=False), os.environ).plugins
     except BackpropError:  # a command that needs the settings will say it
         return
     for answer in plugins.ask("backprop_commands"):

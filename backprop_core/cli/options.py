@@ -29,5 +29,6 @@ def base_ask(given: Given, **more: Any) -> Ask:
         plugins=given.plugin,
         blocked=given.no_plugin,
         with_local_plugins=not given.no_local_plugins,
+        loaded=given.loaded,
         **more,
     )

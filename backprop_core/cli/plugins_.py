@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from backprop_core.opening import load, with_plugin_choices
+from backprop_core.opening import settle
+from backprop_core.plugin_sources import LOCAL_NAME
 from backprop_core.plugins import PluginState
-from backprop_core.settings import resolve
 
 from .app import say
 from .declared import Command, Given
@@ -17,9 +17,7 @@ from .text import aligned
 
 
 def plugins(given: Given, json_: Json = False) -> int:
-    ask = base_ask(given)
-    resolved = with_plugin_choices(resolve(environ=os.environ, cwd=Path.cwd(), config=ask.config), ask)
-    loaded = load(resolved, ask, os.environ, Path.cwd())
+    loaded = settle(base_ask(given), os.environ, script=Path(LOCAL_NAME)).plugins
     for warning in loaded.warnings:
         say(warning)
     if json_:

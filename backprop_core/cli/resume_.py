@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from .declared import Command, Given
 from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask
@@ -20,7 +21,7 @@ def resume(
     plain: Plain = False,
     set_: Set = None,
     *,
-    flags: Mapping[str, str],
+    flags: Mapping[str, Any],
 ) -> int:
     from backprop_core import session
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from .declared import Command, Given, argument, option
 from .options import Detach, Force, Plain, ResumeFrom, Set, base_ask
@@ -29,7 +29,7 @@ def run(
     plain: Plain = False,
     set_: Set = None,
     *,
-    flags: Mapping[str, str],
+    flags: Mapping[str, Any],
 ) -> int:
     from backprop_core import session
 

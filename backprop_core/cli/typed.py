@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from backprop_core.plugin_options import OptionSetting
+
 from .declared import Argument, Command, Given, Option, Parameter, parameters_of, with_globals
 
 # The base of every usage error, wherever this version of typer keeps it.
@@ -19,8 +21,18 @@ Interrupted = typer.Abort
 Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.")]
 
 
-def build_app(names: Sequence[str], about: Mapping[str, str], hidden: Collection[str]) -> typer.Typer:
-    """Build the command line with these commands."""
+def is_unknown_option(error: Exception) -> bool:
+    """Tell whether a usage error is about an option that no command declares."""
+    return type(error).__name__ == "NoSuchOption"
+
+
+def build_app(
+    names: Sequence[str],
+    about: Mapping[str, str],
+    hidden: Collection[str],
+    options: Sequence[OptionSetting] = (),
+) -> typer.Typer:
+    """Build the command line with these commands, which all take these options of plugins."""
     app = typer.Typer(
         name="backprop",
         help="Run training scripts in short, safe, resumable time boxes.",
@@ -33,7 +45,8 @@ def build_app(names: Sequence[str], about: Mapping[str, str], hidden: Collection
     for name in names:
         module = import_module(f"backprop_core.cli.{name}_")
         if hasattr(module, "COMMAND"):
-            app.command(name, help=about[name], hidden=name in hidden)(in_typers_words(module.COMMAND))
+            command = module.COMMAND.with_options(options) if options else module.COMMAND
+            app.command(name, help=about[name], hidden=name in hidden)(in_typers_words(command))
         else:
             module.register(app, about[name])
     return app
@@ -89,9 +102,14 @@ def _parameter(parameter: Parameter) -> inspect.Parameter:
     match parameter.declared:
         case Argument(help=text, metavar=metavar):
             info: Any = typer.Argument(metavar=metavar, help=text or None)
-        case Option(names=names, help=text, metavar=metavar, least=least):
+        case Option(names=names, help=text, metavar=metavar, least=least, panel=panel):
             info = typer.Option(
-                *names, metavar=metavar, help=text.replace("[", "\\["), min=least, show_default=False
+                *names,
+                metavar=metavar,
+                help=text.replace("[", "\\["),
+                min=least,
+                show_default=False,
+                rich_help_panel=panel,
             )
     return inspect.Parameter(
         parameter.name,

@@ -197,7 +197,7 @@ def test_the_script_that_uses_the_helper_goes_on_where_its_time_box_ended(projec
 
 
 def test_the_plugin_refuses_and_takes_note_as_it_says(project: Project) -> None:
-    [plugin] = [block for block in blocks(README, "python") if "hookimpl" in block]
+    [plugin] = [block for block in blocks(README, "python") if "backprop_admit" in block]
     project.write("backprop_plugins.py", plugin)
     project.write("train.py", """print('{"step": 3}')""")
     refused = project.run("run", "train.py")
@@ -206,6 +206,19 @@ def test_the_plugin_refuses_and_takes_note_as_it_says(project: Project) -> None:
     assert project.records() == []
     assert project.run("run", "train.py", "--name", "baseline").code == 0
     assert (project.folder / "diary.txt").read_text() == "baseline: completed at step 3\n"
+
+
+def test_the_option_of_a_plugin_is_a_flag_a_setting_and_a_variable_as_it_says(project: Project) -> None:
+    [plugin] = [block for block in blocks(README, "python") if "backprop_options" in block]
+    project.write("backprop_plugins.py", plugin)
+    project.write("train.py", "raise SystemExit(1)")
+    project.write("backprop.toml", '[plugin.backprop_plugins]\nnotify-url = "file"\n')
+    words = ["run", "train.py"]
+    variable = {"BACKPROP_PLUGIN_BACKPROP_PLUGINS_NOTIFY_URL": "variable"}
+    assert project.run(*words).out == "posting to file\n"
+    assert project.run(*words, env=variable).out == "posting to variable\n"
+    assert project.run(*words, "--notify-url", "flag", env=variable).out == "posting to flag\n"
+    assert project.run("resume", "last").out == "posting to flag\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
