@@ -14,9 +14,9 @@ A storage plugin's tests subclass `StorageContract` and override one fixture::
 pickling, for it is also called in other processes: `functools.partial` of a method does, a lambda does not.
 Every test gets a store of its own, which is empty.
 
-Two things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
-and is how `backprop storage copy` writes quickly, and `problems`, sentences about damage that it found, which
-commands show.
+Three things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
+and is how `backprop storage copy` writes quickly; `delete_many(run_ids)`, which is how `backprop prune` removes
+many; and `problems`, sentences about damage that it found, which commands show.
 
 This module needs pytest, which Backprop itself does not depend on; nothing else in it imports this module.
 """
@@ -247,6 +247,21 @@ class StorageContract:
         storage.save(make_record("somebody"))
         storage.delete("nobody")
         assert ids(storage) == ["somebody"]
+
+    def test_many_are_deleted_at_once_and_absent_ones_are_no_error(self, storage: Storage) -> None:
+        delete_many = getattr(storage, "delete_many", None)
+        if delete_many is None:
+            pytest.skip("this storage deletes one record at a time")
+        for run_id in ("a", "b", "c"):
+            storage.save(make_record(run_id))
+            storage.append_metrics(run_id, [Progress(step=1)])
+        delete_many(["c", "nobody", "a"])
+        assert ids(storage) == ["b"]
+        assert [[point.step for point in storage.metrics(run_id)] for run_id in "abc"] == [[], [1], []]
+        delete_many([])
+        with pytest.raises(StorageError):
+            delete_many(["b", "../b"])
+        assert ids(storage) == ["b"]
 
     def test_deleted_run_can_come_again(self, storage: Storage) -> None:
         storage.save(make_record("r", last_step=1))

@@ -170,6 +170,7 @@ def _opened(path: Path, how: str, wait_s: float) -> sqlite3.Connection:
         connection.text_factory = bytes
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("PRAGMA secure_delete=ON")  # what is removed is not to be found in the file
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except BaseException:
         connection.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -64,11 +64,12 @@ class Journal(NamedTuple):
 
 
 class Journals:
-    """The journals of one store."""
+    """The journals of one store. `note` hears of those that cannot be read."""
 
-    def __init__(self, store: Path, folders: RunFolders) -> None:
+    def __init__(self, store: Path, folders: RunFolders, note: Callable[[str], None]) -> None:
         self._marks = Path(f"{store}.journals")
         self._folders = folders
+        self._note = note
 
     def keep(self, run_id: str, line: bytes) -> Path:
         """Keep a record; durable on return, and seen by whoever reads the store from then on."""
@@ -99,7 +100,11 @@ class Journals:
 
         To miss none, ask before reading the store: what was merged in between is in there.
         """
-        return [self._read(mark) for mark in self._waiting_marks()]
+        waiting = [self._read(mark) for mark in self._waiting_marks()]
+        for journal in waiting:
+            if not journal.is_done_with:
+                self._note(f"{journal.path} cannot be read and is left as it is")
+        return waiting
 
     def _waiting_marks(self) -> list[str]:
         with explained("read", self._marks):
@@ -127,9 +132,9 @@ class Journals:
         with suppress(OSError):  # others may have left more meanwhile
             os.rmdir(self._marks)
 
-    def forget_run(self, run_id: str) -> None:
-        """Remove a run's journals, readable or not; only for the holder of the store's lock."""
-        self.forget(Journal(m, self._path(m)) for m in self._waiting_marks() if _run_of(m) == run_id)
+    def forget_runs(self, run_ids: Collection[str]) -> None:
+        """Remove the journals of these runs, readable or not; only for the holder of the store's lock."""
+        self.forget(Journal(m, self._path(m)) for m in self._waiting_marks() if _run_of(m) in run_ids)
 
     def _path(self, mark: str) -> Path:
         return Path(self._folders.path_of(_run_of(mark), f"{JOURNAL}{_token(mark)}.json"))

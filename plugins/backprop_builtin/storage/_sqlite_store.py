@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import TypeVar
@@ -19,16 +19,17 @@ from backprop_core import Intent, Progress, RunRecord, RunState, StorageError
 from . import _database
 from ._database import SCHEMA_VERSION, Database, sqlite_explained
 from ._files import DamageError, LockBusyError, explained, locked
+from ._journals import Journal, Journals
 from ._reading import Reading
 from ._records import newest_first, refuse_newer, seal
 from ._requests import TAKE_WAIT_S, decode_request, encode_request
+from ._rows import Row, ahead, line_of, rows, text, with_ahead
 from ._run_folders import RunFolders, as_record, is_run_id
 from ._series import Series
 
 LOCK_WAIT_S = 10.0
 _NEWER = f"was made by a newer Backprop (this one knows schema {SCHEMA_VERSION}): it is only read"
 Found = TypeVar("Found")
-_Row = tuple[int, int, bytes, bytes, bytes]
 
 
 class SqliteStorage:
@@ -42,6 +43,7 @@ class SqliteStorage:
         self.path = path
         self._folders = folders
         self._reading = Reading(path, folders)
+        self._journals = Journals(path, folders, self._reading.note)
         self._series = Series(folders)
         self._lock_wait_s = lock_wait_s
         self._guard = RLock()
@@ -56,10 +58,18 @@ class SqliteStorage:
         :raises StorageError: when there is one that cannot be read, a newer version's for instance.
         """
         self._folders.path_of(run_id)
-        row = self._look(lambda db: db.execute("SELECT record FROM runs WHERE id = ?", (run_id,)).fetchone())
-        return None if row is None else self._reading.decoded(run_id, row[0])
+        waiting = [journal for journal in self._journals.waiting() if journal.run_id == run_id]
+        line = self._look(lambda db: line_of(db, run_id))
+        for journal in waiting:
+            line = journal.line if journal.is_ahead_of(line) else line
+        return None if line is None else self._reading.decoded(run_id, line)
 
     def save(self, record: RunRecord) -> None:
+        """Add or replace the record; durable when it returns.
+
+        Where somebody keeps the lock for longer than is waited for, the record is left in a journal in the
+        run's folder, which readers see, and which the next writer adds to the database.
+        """
         self.save_many((record,))
 
     def save_many(self, records: Sequence[RunRecord]) -> None:
@@ -68,31 +78,50 @@ class SqliteStorage:
         for run_id in lines:
             self._folders.path_of(run_id)
 
-        def add(db: sqlite3.Connection) -> None:
+        def check(db: sqlite3.Connection) -> None:
             for record in records:
-                known = db.execute("SELECT record FROM runs WHERE id = ?", (record.id,)).fetchone()
-                refuse_newer(known and known[0], record)
+                refuse_newer(line_of(db, record.id), record)
+
+        def add(db: sqlite3.Connection) -> list[Journal]:
+            check(db)
+            merged = self._merge(db)
             for run_id, line in lines.items():
                 self._folders.save_copy(run_id, line)
                 _database.put(db, run_id, line)
+            return merged
 
-        with self._guard, self._locked():
-            self._change(add)
+        try:
+            with self._guard, self._locked() as left_s:
+                self._journals.forget(self._change(add, left_s))
+        except LockBusyError as busy:
+            with suppress(DamageError, LockBusyError):
+                self._ask(check, 0.0)
+            for run_id, line in lines.items():
+                kept = self._journals.keep(run_id, line)
+                self._reading.note(f"{busy.message}: run {run_id} waits in {kept.parent} for the next writer")
 
     def runs(self, *, states: Collection[RunState] = (), limit: int | None = None) -> Sequence[RunRecord]:
         """List runs, newest first; records that cannot be read are left out and named in `problems`."""
+        waiting = self._journals.waiting()
 
         def choose(db: sqlite3.Connection) -> list[RunRecord]:
             with ExitStack() as cursors:
-                read = (self._listed(row) for row in _rows(db, states, cursors))
-                return list(itertools.islice((record for record in read if record is not None), limit))
+                stored = rows(db, states, cursors)
+                return self._read(with_ahead(stored, ahead(db, waiting), states), limit)
 
-        return self._look(choose) or []
+        found = self._look(choose)
+        if found is None:  # there is no database yet
+            return self._read(with_ahead(iter(()), ahead(None, waiting), states), limit)
+        return found
 
-    def _listed(self, row: _Row) -> RunRecord | None:
+    def _read(self, found: Iterable[Row], limit: int | None) -> list[RunRecord]:
+        records = (self._listed(row) for row in found)
+        return list(itertools.islice((record for record in records if record is not None), limit))
+
+    def _listed(self, row: Row) -> RunRecord | None:
         start, _, run_id, state, line = row
-        record = self._reading.decoded_or_noted(_text(run_id), line)
-        if record is not None and (start, _text(state)) != (
+        record = self._reading.decoded_or_noted(text(run_id), line)
+        if record is not None and (start, text(state)) != (
             _database.column(record.start_time),
             record.status,
         ):
@@ -104,16 +133,36 @@ class SqliteStorage:
 
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""
-        self._folders.path_of(run_id)
+        self.delete_many((run_id,))
 
-        def forget(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
-            db.execute("DELETE FROM requests WHERE run_id = ?", (run_id,))
+    def delete_many(self, run_ids: Collection[str]) -> None:
+        """Forget runs in one transaction."""
+        for run_id in run_ids:
+            self._folders.path_of(run_id)
 
-        with self._guard, self._locked():
-            self._change(forget)
-            self._series.let_go(run_id)
-            self._folders.remove(run_id)
+        def forget(db: sqlite3.Connection) -> list[Journal]:
+            merged = self._merge(db)
+            for run_id in run_ids:
+                db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+                db.execute("DELETE FROM requests WHERE run_id = ?", (run_id,))
+            return merged
+
+        with self._guard, self._locked() as left_s:
+            self._journals.forget(self._change(forget, left_s))
+            self._journals.forget_runs(run_ids)
+            for run_id in run_ids:
+                self._series.let_go(run_id)
+                self._folders.remove(run_id)
+
+    def _merge(self, db: sqlite3.Connection) -> list[Journal]:
+        """Bring journals that know more into the database, and give those that may go once it is committed."""
+        waiting = self._journals.waiting()
+        for journal in waiting:
+            if journal.is_ahead_of(line_of(db, journal.run_id)):
+                line = journal.line or b""
+                self._folders.save_copy(journal.run_id, line)
+                _database.put(db, journal.run_id, line)
+        return [journal for journal in waiting if journal.is_done_with]
 
     # --- series and requests ---
 
@@ -127,8 +176,8 @@ class SqliteStorage:
         self._folders.path_of(run_id)
         line = encode_request(run_id, intent).decode()
         insert = "INSERT INTO requests (run_id, request) VALUES (?, ?)"
-        with self._guard, self._locked():
-            self._change(lambda db: db.execute(insert, (run_id, line)))
+        with self._guard, self._locked() as left_s:
+            self._change(lambda db: db.execute(insert, (run_id, line)), left_s)
 
     def take(self, run_id: str) -> Intent | None:
         """Take the oldest request; None also while somebody else is busy with them."""
@@ -144,8 +193,8 @@ class SqliteStorage:
         try:
             if self._look(lambda db: _oldest_request(db, run_id), TAKE_WAIT_S) is None:
                 return None
-            with self._guard, self._locked(TAKE_WAIT_S):
-                return self._change(pick, TAKE_WAIT_S)
+            with self._guard, self._locked(TAKE_WAIT_S) as left_s:
+                return self._change(pick, left_s)
         except LockBusyError:
             return None
 
@@ -156,8 +205,13 @@ class SqliteStorage:
 
     # --- the file ---
 
-    def _locked(self, wait_s: float | None = None) -> AbstractContextManager[int]:
-        return locked(f"{self.path}.lock", self._lock_wait_s if wait_s is None else wait_s)
+    @contextmanager
+    def _locked(self, wait_s: float | None = None) -> Iterator[float]:
+        """Hold the lock of writers; gives what is left of the wait, in seconds, for other programs' locks."""
+        wait_s = self._lock_wait_s if wait_s is None else wait_s
+        end_s = time.monotonic() + wait_s
+        with locked(f"{self.path}.lock", wait_s):
+            yield max(0.0, end_s - time.monotonic())
 
     def _look(
         self, question: Callable[[sqlite3.Connection], Found], wait_s: float | None = None
@@ -271,23 +325,6 @@ class SqliteStorage:
             return True
         self._let_go()
         return False
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="backslashreplace")
-
-
-def _rows(db: sqlite3.Connection, states: Collection[RunState], cursors: ExitStack) -> Iterator[_Row]:
-    """Give rows, newest first, read only as far as they are asked for."""
-    chosen = "SELECT start_time, place, id, state, record FROM runs"
-    newest_first = "ORDER BY start_time DESC, place DESC"
-    if not states:
-        return iter(cursors.enter_context(closing(db.execute(f"{chosen} {newest_first}"))))
-    each = [
-        cursors.enter_context(closing(db.execute(f"{chosen} WHERE state = ? {newest_first}", (str(state),))))
-        for state in set(states)
-    ]
-    return heapq.merge(*each, key=lambda row: row[:2], reverse=True)
 
 
 def _oldest_request(db: sqlite3.Connection, run_id: str) -> tuple[int, bytes] | None:

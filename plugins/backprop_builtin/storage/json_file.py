@@ -68,7 +68,7 @@ class JsonStorage:
         self.path = path
         self._folders = folders
         self._reading = Reading(path, folders)
-        self._journals = Journals(path, folders)
+        self._journals = Journals(path, folders, self._reading.note)
         self._series = Series(folders)
         self._requests = Requests(folders, lock_wait_s)
         self._lock_wait_s = lock_wait_s
@@ -127,15 +127,22 @@ class JsonStorage:
 
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""
-        self._folders.path_of(run_id)
+        self.delete_many((run_id,))
+
+    def delete_many(self, run_ids: Collection[str]) -> None:
+        """Forget runs with one writing of the file."""
+        for run_id in run_ids:
+            self._folders.path_of(run_id)
         with self._locked():
             known, journals = self._load_to_change()
-            if known.pop(run_id, None) is not None or journals:
+            found = [run_id for run_id in run_ids if known.pop(run_id, None) is not None]
+            if found or journals:
                 self._write(known)
             self._journals.forget(journals)
-            self._journals.forget_run(run_id)
-            self._series.let_go(run_id)
-            self._folders.remove(run_id)
+            self._journals.forget_runs(run_ids)
+            for run_id in run_ids:
+                self._series.let_go(run_id)
+                self._folders.remove(run_id)
 
     def append_metrics(self, run_id: str, points: Sequence[Progress]) -> None:
         self._series.append(run_id, points)
@@ -169,8 +176,6 @@ class JsonStorage:
         """Put those journals that know more in the place of what is stored, and give them."""
         merged: list[Journal] = []
         for journal in waiting:
-            if not journal.is_done_with:
-                self._reading.note(f"{journal.path} cannot be read and is left as it is")
             stored = records.get(journal.run_id)
             if journal.is_ahead_of(None if stored is None else bytes(stored)):
                 records[journal.run_id] = msgspec.Raw(journal.line or b"")

@@ -1,15 +1,16 @@
-"""experiments.json while somebody keeps its lock: records wait in journals, seen by all, and are merged later."""
+"""A store whose lock somebody keeps: records wait in journals, seen by all, and are merged later."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ from backprop_builtin.storage._files import locked
 from backprop_builtin.storage._journals import Journals
 from backprop_builtin.storage._records import seal
 from backprop_builtin.storage._run_folders import RunFolders
-from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
+from backprop_builtin.storage._sqlite_store import SqliteStorage
+from backprop_builtin.storage.json_file import JsonStorage
 from backprop_core import Attempt, RunRecord, RunState, StorageError
 from backprop_core.testing import ids, make_record
 
@@ -31,13 +33,15 @@ import json, os, signal, sys
 from pathlib import Path
 from backprop_builtin.storage._files import locked
 from backprop_builtin.storage._run_folders import RunFolders
+from backprop_builtin.storage._sqlite_store import SqliteStorage
 from backprop_builtin.storage.json_file import JsonStorage
 from backprop_core import RunRecord, RunState
 
-home = Path(sys.argv[2])
+file = Path(sys.argv[2])
 
 def opened(wait_s):
-    return JsonStorage(home / "experiments.json", RunFolders(home / "runs"), lock_wait_s=wait_s)
+    kind = JsonStorage if file.suffix == ".json" else SqliteStorage
+    return kind(file, RunFolders(file.parent / "runs"), lock_wait_s=wait_s)
 
 def record(run_id, **fields):
     return RunRecord(id=run_id, script_path="/x.py", status=RunState.RUNNING, start_time=1, **fields)
@@ -46,7 +50,7 @@ def say(text):
     os.write(1, text.encode() + b"\n")
 
 def hold_the_lock():
-    with locked(str(home / "experiments.json.lock"), 5.0):
+    with locked(f"{file}.lock", 5.0):
         say("held")
         sys.stdin.readline()
 
@@ -87,8 +91,11 @@ globals()[sys.argv[1]](*sys.argv[3:])
 """
 
 
-def start(action: str, home: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, action, str(home), *map(str, arguments)]
+AnyStorage = JsonStorage | SqliteStorage
+
+
+def start(action: str, file: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, action, str(file), *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -102,9 +109,9 @@ def finished(child: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def stopped_holder(home: Path) -> Iterator[None]:
+def stopped_holder(file: Path) -> Iterator[None]:
     """Have a process hold the lock, stopped; killed in the end."""
-    holder = start("hold_the_lock", home)
+    holder = start("hold_the_lock", file)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -117,22 +124,49 @@ def stopped_holder(home: Path) -> Iterator[None]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
+    folder = tmp_path / "home"
+    folder.mkdir(0o700)
+    return folder
+
+
+@pytest.fixture(params=["experiments.json", "experiments.db"])
+def file(home: Path, request: pytest.FixtureRequest) -> Path:
+    return home / str(request.param)
+
+
+def opened(file: Path, wait_s: float = 10.0) -> AnyStorage:
+    kind = JsonStorage if file.suffix == ".json" else SqliteStorage
+    return kind(file, RunFolders(file.parent / "runs"), lock_wait_s=wait_s)
 
 
 @pytest.fixture
-def storage(home: Path) -> JsonStorage:
-    JsonBackend().open(None, home)
-    return JsonStorage(home / "experiments.json", RunFolders(home / "runs"), lock_wait_s=WAIT_S)
+def storage(file: Path) -> Iterator[AnyStorage]:
+    storage = opened(file, WAIT_S)
+    yield storage
+    storage.close()
 
 
 @pytest.fixture
-def journals(home: Path) -> Journals:
-    return Journals(home / "experiments.json", RunFolders(home / "runs"))
+def journals(file: Path) -> Journals:
+    return Journals(file, RunFolders(file.parent / "runs"), print)
 
 
-def journal_files(home: Path) -> list[Path]:
-    return [*home.glob("runs/*/journal-*"), *home.glob("*.journals"), *home.glob("*.journals/*")]
+def stored(file: Path) -> dict[str, dict[str, object]]:
+    """Read what the store itself holds, without what waits in journals."""
+    if not file.exists():
+        return {}
+    if file.suffix == ".json":
+        return dict(json.loads(file.read_text()))
+    with closing(sqlite3.connect(file)) as database:
+        return {run: json.loads(line) for run, line in database.execute("SELECT id, record FROM runs")}
+
+
+def journal_files(file: Path) -> list[Path]:
+    return [
+        *file.parent.glob("runs/*/journal-*"),
+        *file.parent.glob("*.journals"),
+        *file.parent.glob("*.journals/*"),
+    ]
 
 
 def attempted(*states: RunState, **fields: object) -> RunRecord:
@@ -142,43 +176,43 @@ def attempted(*states: RunState, **fields: object) -> RunRecord:
 
 
 def test_save_past_a_stopped_lock_holder_returns_in_time_and_is_seen_by_all(
-    storage: JsonStorage, home: Path
+    storage: AnyStorage, file: Path
 ) -> None:
     storage.save(make_record("old", 1))
-    before = (home / "experiments.json").read_bytes()
-    with stopped_holder(home):
+    before = stored(file)
+    with stopped_holder(file):
         began_s = time.monotonic()
         storage.save(make_record("new", 2))
         assert WAIT_S <= time.monotonic() - began_s < 5
-        assert (home / "experiments.json").read_bytes() == before
-        for reader in (storage, JsonBackend().open(None, home)):
+        assert stored(file) == before
+        for reader in (storage, opened(file)):
             assert ids(reader) == ["new", "old"]
             assert reader.get("new") == make_record("new", 2)
         (problem,) = storage.problems
         assert "has been locked by another process for 0.2 s" in problem
-        assert f"run new waits in {home}/runs/new" in problem
-        assert all(path.stat().st_mode & 0o077 == 0 for path in journal_files(home))
+        assert f"run new waits in {file.parent}/runs/new" in problem
+        assert all(path.stat().st_mode & 0o077 == 0 for path in journal_files(file))
 
 
-def test_journals_are_merged_by_the_next_writer_and_removed(storage: JsonStorage, home: Path) -> None:
+def test_journals_are_merged_by_the_next_writer_and_removed(storage: AnyStorage, file: Path) -> None:
     storage.save(make_record("r", last_step=1))
-    with stopped_holder(home):
+    with stopped_holder(file):
         storage.save(make_record("r", last_step=2))
         storage.save(make_record("r", last_step=3))
         storage.save(make_record("s"))
-    JsonBackend().open(None, home).save(make_record("another"))
-    values = json.loads((home / "experiments.json").read_text())
+    opened(file).save(make_record("another"))
+    values = stored(file)
     assert values["r"]["lastStep"] == 3
     assert set(values) == {"r", "s", "another"}
-    assert journal_files(home) == []
-    copy = json.loads((home / "runs/r/run.json").read_text())
+    assert journal_files(file) == []
+    copy = json.loads((file.parent / "runs/r/run.json").read_text())
     assert copy["lastStep"] == 3, "what was merged can be rebuilt from"
 
 
 def test_delete_past_a_stopped_lock_holder_is_an_error_and_deletes_journals_later(
-    storage: JsonStorage, home: Path
+    storage: AnyStorage, file: Path
 ) -> None:
-    with stopped_holder(home):
+    with stopped_holder(file):
         storage.save(make_record("r"))
         with pytest.raises(StorageError, match="has been locked"):
             storage.delete("r")
@@ -187,7 +221,7 @@ def test_delete_past_a_stopped_lock_holder_is_an_error_and_deletes_journals_late
     assert ids(storage) == []
     storage.save(make_record("s"))
     assert ids(storage) == ["s"]
-    assert journal_files(home) == []
+    assert journal_files(file) == []
 
 
 RUNNING, LOST, COMPLETED, STOPPED = RunState.RUNNING, RunState.LOST, RunState.COMPLETED, RunState.STOPPED
@@ -205,7 +239,7 @@ OLDER_AND_NEWER = [
 @pytest.mark.parametrize(("older", "newer"), OLDER_AND_NEWER)
 @pytest.mark.parametrize("is_journal_newer", [True, False])
 def test_of_stored_record_and_journal_the_one_further_along_stays(
-    storage: JsonStorage, journals: Journals, older: RunRecord, newer: RunRecord, *, is_journal_newer: bool
+    storage: AnyStorage, journals: Journals, older: RunRecord, newer: RunRecord, *, is_journal_newer: bool
 ) -> None:
     stored, journalled = (older, newer) if is_journal_newer else (newer, older)
     storage.save(stored)
@@ -216,7 +250,7 @@ def test_of_stored_record_and_journal_the_one_further_along_stays(
 
 
 def test_journal_left_by_a_merger_that_was_killed_undoes_nothing(
-    storage: JsonStorage, journals: Journals
+    storage: AnyStorage, journals: Journals
 ) -> None:
     for record in (attempted(RUNNING, last_step=1), attempted(RUNNING, last_step=2)):
         storage.save(record)
@@ -230,7 +264,7 @@ def test_journal_left_by_a_merger_that_was_killed_undoes_nothing(
 
 @pytest.mark.parametrize("text", [b"", b"{torn", b"[]"])
 def test_journal_that_cannot_be_read_is_named_and_left(
-    storage: JsonStorage, journals: Journals, home: Path, text: bytes
+    storage: AnyStorage, journals: Journals, text: bytes
 ) -> None:
     storage.save(make_record("r"))
     path = journals.keep("r", seal(make_record("r", last_step=1)))
@@ -242,9 +276,7 @@ def test_journal_that_cannot_be_read_is_named_and_left(
     assert str(path) in problem
 
 
-def test_journal_changed_behind_its_checksum_is_never_merged(
-    storage: JsonStorage, journals: Journals
-) -> None:
+def test_journal_changed_behind_its_checksum_is_never_merged(storage: AnyStorage, journals: Journals) -> None:
     path = journals.keep("r", seal(make_record("r", last_step=1500)))
     path.write_bytes(path.read_bytes().replace(b"1500", b"9500"))
     storage.save(make_record("s"))
@@ -252,21 +284,26 @@ def test_journal_changed_behind_its_checksum_is_never_merged(
     assert len(storage.problems) == 1
 
 
-def test_newer_versions_record_takes_no_journal(storage: JsonStorage, home: Path) -> None:
+def test_newer_versions_record_takes_no_journal(storage: AnyStorage, file: Path) -> None:
     newer = {"id": "r", "scriptPath": "/x", "status": "running", "startTime": 1, "schemaVersion": 2}
-    (home / "experiments.json").write_text(json.dumps({"r": newer}))
-    with stopped_holder(home), pytest.raises(StorageError, match="newer Backprop"):
+    if file.suffix == ".json":
+        file.write_text(json.dumps({"r": newer}))
+    else:
         storage.save(make_record("r"))
-    assert journal_files(home) == []
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE runs SET record = ?", (json.dumps(newer),))
+    with stopped_holder(file), pytest.raises(StorageError, match="newer Backprop"):
+        storage.save(make_record("r"))
+    assert journal_files(file) == []
 
 
-def test_writers_that_wait_for_nobody_lose_nothing_while_others_merge(home: Path) -> None:
-    storage = JsonBackend().open(None, home)
-    hurried = [start("save_in_a_hurry", home, f"h{number}", 40) for number in range(4)]
+def test_writers_that_wait_for_nobody_lose_nothing_while_others_merge(file: Path) -> None:
+    storage = opened(file)
+    hurried = [start("save_in_a_hurry", file, f"h{number}", 40) for number in range(4)]
     turn = 0
     while any(child.poll() is None for child in hurried):
-        with locked(f"{home}/experiments.json.lock", LIMIT_S):
-            os.listdir(home)
+        with locked(f"{file}.lock", LIMIT_S):
+            os.listdir(file.parent)
         storage.save(make_record("patient", last_step=turn))
         turn += 1
     reports = [json.loads(finished(child)) for child in hurried]
@@ -278,15 +315,15 @@ def test_writers_that_wait_for_nobody_lose_nothing_while_others_merge(home: Path
         "patient": turn - 1,
         "last": None,
     }
-    assert journal_files(home) == []
+    assert journal_files(file) == []
 
 
-def test_killed_writers_lose_no_record_that_they_journalled(storage: JsonStorage, home: Path) -> None:
-    with stopped_holder(home):
-        acknowledged = json.loads(finished(start("journal_until_killed", home, 20)))
+def test_killed_writers_lose_no_record_that_they_journalled(storage: AnyStorage, file: Path) -> None:
+    with stopped_holder(file):
+        acknowledged = json.loads(finished(start("journal_until_killed", file, 20)))
         assert len(acknowledged) >= 20
         assert set(acknowledged) <= set(ids(storage))
     storage.save(make_record("last"))
-    values = json.loads((home / "experiments.json").read_text())
+    values = stored(file)
     assert {"last", *acknowledged} <= set(values)
-    assert list(home.glob("*.journals")) == []
+    assert list(file.parent.glob("*.journals")) == []
