@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_gpu import FakeNvidiaSmi
 from kit import Project, wait_for
 from stub_nvml.build import StubNvml, build, compiler
+
+from backprop_core.testing import FakeNvidiaSmi
 
 TICKING = """
     import os, signal, sys, time
@@ -40,11 +41,9 @@ class GpuProject(Project):
     def __init__(self, place: Path, *, keeps_log: bool = False) -> None:
         super().__init__(place)
         self.smi = FakeNvidiaSmi(place / "nvidia", keeps_log=keeps_log)
-        self.write("train.py", TICKING)
-
-    def environ(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:
         path = os.pathsep.join([self.smi.path_entry, os.environ["PATH"]])
-        return super().environ({"PATH": path, "BACKPROP_GPU_PROBE": "nvidia-smi", **(more or {})})
+        self.env |= {"PATH": path, "BACKPROP_GPU_PROBE": "nvidia-smi"}
+        self.write("train.py", TICKING)
 
 
 class NvmlProject(Project):
@@ -56,10 +55,8 @@ class NvmlProject(Project):
     def __init__(self, place: Path, library: Path) -> None:
         super().__init__(place)
         self.nvml = StubNvml(library, place / "machine.txt")
+        self.env |= {**self.nvml.environment, "BACKPROP_GPU_PROBE": "nvml"}
         self.write("train.py", TICKING)
-
-    def environ(self, more: Mapping[str, str | None] | None = None) -> dict[str, str]:
-        return super().environ({**self.nvml.environment, "BACKPROP_GPU_PROBE": "nvml", **(more or {})})
 
 
 def built_stub(folder: Path) -> Path:

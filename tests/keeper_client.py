@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-CHILDREN = Path(__file__).parent / "children"
+from backprop_core.testing import CHILDREN
+
 LIMIT_S = 15.0  # to wait for anything; only reached when something is wrong
 
 Message = dict[str, Any]
@@ -36,7 +37,7 @@ def until(condition: Callable[[], Any], what: str, *, limit_s: float = LIMIT_S) 
 
 
 def child(name: str, *arguments: object) -> list[str]:
-    """The command that runs one of tests/children."""
+    """The command that runs one of the kit's children."""
     return [sys.executable, "-S", "-B", str(CHILDREN / f"{name}.py"), *map(str, arguments)]
 
 
@@ -71,7 +72,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def signs(folder: Path, sign: str) -> dict[int, float]:
-    """When (on the monotonic clock) each process showed the sign, as tests/children do."""
+    """When (on the monotonic clock) each process showed the sign, as the children do."""
     return {
         int(path.name.removeprefix(f"{sign}-")): float(path.read_text())
         for path in folder.glob(f"{sign}-*")

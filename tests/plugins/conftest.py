@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_gpu import FakeNvidiaSmi
 from stub_nvml.build import StubNvml, build, compiler
 
 from backprop_core import Gpu, ProbeError
+from backprop_core.testing import FakeNvidiaSmi
 
 READER = Path(__file__).parents[1] / "stub_nvml" / "read_gpus.py"
 ANSWER_LIMIT_S = 30.0

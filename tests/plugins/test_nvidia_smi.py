@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fake_gpu import FakeNvidiaSmi
 
 from backprop_builtin.gpu_probes.nvidia_smi import NvidiaSmi, backprop_gpu_probe
 from backprop_core import Gpu, GpuProbe, ProbeError
+from backprop_core.testing import FakeNvidiaSmi
 
 UUID = "GPU-00000001-1111-2222-3333-444444444444"
 LOST = "GPU is lost.  Reboot the system to recover this GPU"

@@ -9,7 +9,6 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_gpu import FakeNvidiaSmi
 
 from backprop_builtin.gpu_probes.nvidia_smi import (
     NvidiaSmi,
@@ -21,6 +20,7 @@ from backprop_builtin.gpu_probes.nvidia_smi import (
     to_gpu,
 )
 from backprop_core import Gpu, ProbeError
+from backprop_core.testing import FakeNvidiaSmi
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "nvidia-smi"
 UUID = "GPU-00000001-1111-2222-3333-444444444444"

@@ -1,24 +1,8 @@
-"""For people who write plugins: what a part has to keep, as tests to inherit.
-
-A storage plugin's tests subclass `StorageContract` and override one fixture::
-
-    from functools import partial
-    from backprop_core.testing import StorageContract
-
-    class TestMyStorage(StorageContract):
-        @pytest.fixture
-        def storage_factory(self, tmp_path):
-            return partial(MyBackend().open, None, tmp_path)
-
-`storage_factory` gives a callable without arguments; each call opens the same store anew. It must survive
-pickling, for it is also called in other processes: `functools.partial` of a method does, a lambda does not.
-Every test gets a store of its own, which is empty.
+"""What every storage keeps, as tests to inherit.
 
 Three things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
 and is how `backprop storage copy` writes quickly; `delete_many(run_ids)`, which is how `backprop prune` removes
 many; and `problems`, sentences about damage that it found, which commands show.
-
-This module needs pytest, which Backprop itself does not depend on; nothing else in it imports this module.
 """
 
 from __future__ import annotations
@@ -32,56 +16,16 @@ from typing import Any
 
 import pytest
 
-from .errors import StorageError
-from .interfaces import Storage
-from .records import Attempt, GpuIdentity, Intent, PauseSpan, Progress, RunRecord
-from .states import RunState
+from backprop_core.errors import StorageError
+from backprop_core.interfaces import Storage
+from backprop_core.records import Intent, Progress
+from backprop_core.states import RunState
+
+from .samples import full_record, make_record
 
 Factory = Callable[[], Storage]
 
 FORGED_IDS = ["", ".", "..", "../x", "a/b", "/etc/passwd", "-x", "x\n", "x y", "x\0", "é", "x" * 129]
-
-
-def make_record(run_id: str, start_time: int = 1_700_000_000_000, **fields: Any) -> RunRecord:
-    """Make a record with the fewest fields, and those that are given."""
-    fields.setdefault("status", RunState.RUNNING)
-    return RunRecord(id=run_id, script_path="/home/me/train.py", start_time=start_time, **fields)
-
-
-def full_record() -> RunRecord:
-    """Make a record with every field, and with texts and numbers that are easily spoilt."""
-    return make_record(
-        "full-1",
-        status=RunState.TIMEBOXED,
-        name="büro \u2028 \x1b[31m",
-        end_time=1_700_000_600_000,
-        last_step=2**53 + 1,
-        last_loss=0.1 + 0.2,
-        checkpoints=("/home/me/a b.pt", '/home/me/"q".pt'),
-        last_checkpoint='/home/me/"q".pt',
-        script_args=("--lr", "1e-3", ""),
-        cwd="/home/me",
-        python="/usr/bin/python3",
-        framework="pytorch",
-        exit_code=0,
-        reason="time box of 10 minutes",
-        gpus=(GpuIdentity(uuid="GPU-1", index=0, name="H200"),),
-        gpu=GpuIdentity(uuid="GPU-1", index=0, name="H200"),
-        host="box",
-        attempts=(
-            Attempt(
-                start=1,
-                end=2,
-                status=RunState.FAILED,
-                exit_code=1,
-                pauses=(PauseSpan(begin=1, end=2, cause="heat"),),
-            ),
-            Attempt(start=3, resumed_from="/home/me/a b.pt"),
-        ),
-        settings={"maxRunMinutes": 10.0, "gpu": {"probe": "auto"}},
-        metrics={"accuracy": 0.5},
-        extra={"note": "kept", "nested": {"list": [1, 2.5, None, True]}},
-    )
 
 
 def ids(storage: Storage, **choice: Any) -> list[str]:
@@ -111,7 +55,19 @@ def take_many(factory: Factory, run_id: str, polls: int) -> list[float]:
 
 
 class StorageContract:
-    """What every storage keeps: inherit from this, override `storage_factory`."""
+    """What every storage keeps: inherit from this, override `storage_factory`.
+
+    ::
+
+        class TestMyStorage(StorageContract):
+            @pytest.fixture
+            def storage_factory(self, tmp_path):
+                return partial(MyBackend().open, None, tmp_path)
+
+    `storage_factory` gives a callable without arguments; each call opens the same store anew. It must survive
+    pickling, for it is also called in other processes: `functools.partial` of a method does, a lambda does not.
+    Every test gets a store of its own, which is empty.
+    """
 
     @pytest.fixture
     def storage_factory(self) -> Factory:

@@ -122,12 +122,12 @@ class FakeNvidiaSmi:
     def path_entry(self) -> str:
         return str(self._folder)
 
-    def set(self, gpus: Iterable[Mapping[str, Any]], unknown_fields: Collection[str] = ()) -> None:
-        """Have these GPUs from now on, each a mapping with the keys of FakeGpu.
+    def set(self, gpus: Iterable[FakeGpu | Mapping[str, Any]], unknown_fields: Collection[str] = ()) -> None:
+        """Have these GPUs from now on, each a FakeGpu or a mapping with its keys.
 
         `unknown_fields` are rejected, as an older nvidia-smi does; "used_memory" is the one of processes.
         """
-        fakes = [FakeGpu(**gpu) for gpu in gpus]
+        fakes = [gpu if isinstance(gpu, FakeGpu) else FakeGpu(**gpu) for gpu in gpus]
         self._write(
             "code= hang_s=",
             f"all={shlex.quote(' '.join(str(gpu.index) for gpu in fakes))}",
