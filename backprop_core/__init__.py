@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .description import versions_in
+    from .description.source import Call, Source, read_source
     from .errors import (
         BackpropError,
         ExitCode,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .locks import is_on_network
     from .records import (
         Attempt,
+        CheckpointForm,
         CheckpointSaved,
         EngineState,
         Event,
@@ -57,6 +59,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "description": "versions_in",
+    "description.source": "Call Source read_source",
     "errors": (
         "BackpropError ExitCode LauncherError NotFoundError PluginError ProbeError RefusedError "
         "SettingsError StorageError UsageError"
@@ -65,9 +68,9 @@ _HOMES = {
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
     "locks": "is_on_network",
     "records": (
-        "Attempt CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits Machine "
-        "Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord RunRequest "
-        "Script Stop Warn"
+        "Attempt CheckpointForm CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits "
+        "Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord "
+        "RunRequest Script Stop Warn"
     ),
     "states": "RunState",
     "units": "memory_limit_mb",
@@ -77,6 +80,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __all__ = [
     "Attempt",
     "BackpropError",
+    "Call",
+    "CheckpointForm",
     "CheckpointSaved",
     "EngineState",
     "Event",
@@ -110,6 +115,7 @@ __all__ = [
     "RunState",
     "Script",
     "SettingsError",
+    "Source",
     "Stop",
     "Storage",
     "StorageBackend",
@@ -120,6 +126,7 @@ __all__ = [
     "hookimpl",
     "is_on_network",
     "memory_limit_mb",
+    "read_source",
     "versions_in",
 ]
 

@@ -15,6 +15,7 @@ import msgspec
 
 from . import holding, registry
 from .admission import Admission, Admitted
+from .checkpoints import CheckpointWatch, Whereabouts
 from .environment import Told, build, command_line, from_plugins, helper_folder
 from .errors import ExitCode, RefusedError
 from .events import EventReader, collect_parsers
@@ -37,8 +38,8 @@ CANNOT_START = 127
 class Order(Record, frozen=True):
     """Everything that one attempt needs to know.
 
-    `record` is the run as it was before this attempt; `lock` holds its folder. `helper_needed` is set where
-    the script's interpreter lacks this distribution.
+    `record` is the run as it was before this attempt; `lock` holds its folder. `whereabouts` is where its
+    checkpoints may be. `helper_needed` is set where the script's interpreter lacks this distribution.
     """
 
     resolved: Resolved
@@ -47,6 +48,7 @@ class Order(Record, frozen=True):
     lock: int
     home: Path
     environ: Mapping[str, str]
+    whereabouts: Whereabouts
     framework: Framework | None = None
     helper_needed: bool = False
     force: bool = False
@@ -279,6 +281,7 @@ def follow(  # what an attempt is made of
         observers=observers,
         events=EventReader(collect_parsers(plugins, journal.record), job.cwd),
         log=log,
+        checkpoints=CheckpointWatch(order.whereabouts),
         view=view,
         admitted=admitted,
         monitor_s=order.resolved.settings.monitor_seconds,

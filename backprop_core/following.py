@@ -8,6 +8,8 @@ from typing import Protocol
 
 from . import holding, registry
 from .admission import Admitted
+from .checkpoints import SEARCH_CUT_SHORT, CheckpointWatch
+from .checkpoints.ledger import Known, in_order
 from .clock import now_s
 from .errors import StorageError
 from .events import EventReader
@@ -17,7 +19,7 @@ from .machine import Monitor
 from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins
-from .records import Event, Intent, Machine, Record, RunRecord
+from .records import CheckpointSaved, Event, Intent, Machine, Record, RunRecord
 from .states import RunState
 from .supervisor import Control
 
@@ -74,6 +76,7 @@ class Following:
         observers: Observers,
         events: EventReader,
         log: OutputLog,
+        checkpoints: CheckpointWatch,
         view: View,
         admitted: Admitted,
         monitor_s: float,
@@ -85,6 +88,7 @@ class Following:
         self._observers = observers
         self._events = events
         self._log = log
+        self._checkpoints = checkpoints
         self._view = view
         self._admitted = admitted
         self._monitor_s = monitor_s
@@ -187,6 +191,7 @@ class Following:
             self._next_sample_s = now + self._monitor_s
             self._monitor.begin(self._record, self.wake)
         self._weigh_sample()
+        self._take_in_found(self._checkpoints.look_if_due(self.wake))
         self.say_failures()
         self._view.show(
             Snapshot(
@@ -203,6 +208,9 @@ class Following:
     def end(self) -> None:
         """Take in what stands after the last line end, and say what was lost on the way."""
         self._take_in(self._events.end())
+        self._take_in_found(self._checkpoints.last_look())
+        if self._checkpoints.is_cut:
+            self._view.tell(SEARCH_CUT_SHORT)
         if self._events.dropped_lines:
             self._view.tell(f"{self._events.dropped_lines} lines were too long to be read for progress")
         if self._log.lost_bytes:
@@ -215,7 +223,18 @@ class Following:
     def _take_in(self, events: Sequence[Event]) -> None:
         if events:
             self._journal.events(events)
+            self._checkpoints.announced(event for event in events if isinstance(event, CheckpointSaved))
             self._observers.tell("backprop_run_events", run=self._record, events=tuple(events))
+
+    def _take_in_found(self, found: Sequence[Known]) -> None:
+        """Record checkpoints that lie on disk; a broken one is remembered in the ledger alone."""
+        whole = [entry for entry in found if entry.problem is None]
+        if not whole:
+            return
+        paths = dict.fromkeys([*self._record.checkpoints, *(entry.path for entry in whole)])
+        self._journal.checkpoints(in_order(paths, self._checkpoints.ledger))
+        events = tuple(CheckpointSaved(path=entry.path, step=entry.step) for entry in whole)
+        self._observers.tell("backprop_run_events", run=self._record, events=events)
 
     def _serve(self, intent: Intent) -> None:
         match intent.kind:

@@ -39,7 +39,16 @@ class GpuProbe(Protocol):
 
 @runtime_checkable
 class Framework(Protocol):
-    """A training framework: how to recognise it and what to tell it."""
+    """A training framework: how to recognise it and what to tell it.
+
+    A framework may have more, which is asked for only where it is there:
+
+    - `checkpoint_forms`, a tuple of CheckpointForm: what its trainers' checkpoints look like. They are then found
+      on disk, in and under the run's working directory and the folders that its arguments and its source name.
+    - `missing_line(script: Script) -> str | None`: the line, in words, without which this script does not go on
+      from a checkpoint; None where it does. `backprop_core.read_source` tells what a script calls and names.
+    - `memory_layer(request: RunRequest, gpu: Gpu | None) -> str`: what holds a run to its GPU memory limit.
+    """
 
     name: str
     order: int

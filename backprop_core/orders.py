@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import holding, recovery, registry
 from .attempt import Order
-from .checkpoints import checkpoint_given, newest_valid
+from .checkpoints import (
+    SEARCH_CUT_SHORT,
+    Whereabouts,
+    checkpoint_given,
+    forms_for,
+    ledger,
+    look,
+    newest_valid,
+    places_of,
+    recollected,
+)
 from .clock import now_ms
 from .description import choose_framework, describe_script, find_interpreter, versions_in
 from .errors import NotFoundError, UsageError
@@ -18,7 +28,7 @@ from .following import View
 from .identity import host_name
 from .interfaces import Framework
 from .opening import Ask, Opened, close, open_all
-from .records import RunRecord, RunRequest, Script
+from .records import CheckpointForm, RunRecord, RunRequest, Script
 from .settings import to_dict
 from .states import LIVE, RESUMABLE, RunState
 
@@ -39,7 +49,7 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
             f"there is a run {run_id} already", "choose another --run-id, or `backprop resume` it"
         )
     interpreter = find_interpreter(opened.resolved.settings.python, opened.resolved.project_root, environ)
-    framework, _ = _framework(opened, script)
+    framework, _ = frameworks_of(opened, script)
     record = RunRecord(
         id=run_id,
         name=ask.name,
@@ -54,7 +64,7 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
         settings=to_dict(opened.resolved.settings),
     )
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, run_id))
-    return order_for(record, ask, opened, environ, resume_from, lock)
+    return order_for(record, script, ask, opened, environ, resume_from, lock)
 
 
 def recall(reference: str, ask: Ask, environ: Mapping[str, str]) -> RunRecord:
@@ -103,26 +113,60 @@ def resume_order(
         python=find_interpreter(settings.python if chosen else record.python, root, environ).path,
         settings=to_dict(settings),
     )
+    script = script_of(record)
     if ask.resume_from:
         resume_from: Path | None = checkpoint_given(ask.resume_from, Path.cwd())
     else:
-        resume_from = newest_valid(record, opened.plugins, view.tell)
+        resume_from = _checkpoint_for(record, script, opened, view)
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, record.id))
-    return order_for(record, ask, opened, environ, resume_from, lock)
+    return order_for(record, script, ask, opened, environ, resume_from, lock)
+
+
+def _checkpoint_for(record: RunRecord, script: Script, opened: Opened, view: View) -> Path | None:
+    """Find the checkpoint to go on from, wherever the run has left it."""
+    _, forms = frameworks_of(opened, script)
+    where = whereabouts(record, script, forms, opened)
+    remembered = ledger.read(where.folder)
+    looked = look(where, remembered)
+    if looked.is_cut:
+        view.tell(SEARCH_CUT_SHORT)
+    return newest_valid(
+        record, recollected(record, remembered, looked.news), opened.plugins, view.tell, forms
+    )
+
+
+def whereabouts(
+    record: RunRecord, script: Script, forms: Sequence[CheckpointForm], opened: Opened
+) -> Whereabouts:
+    """Say where a run's checkpoints may be."""
+    cwd = Path(record.cwd) if record.cwd else Path.cwd()
+    folder = holding.run_folder(opened.home, record.id)
+    return Whereabouts(
+        cwd=cwd,
+        folder=folder,
+        since_ms=record.start_time,
+        places=places_of(script, record.script_args, cwd, folder),
+        forms=tuple(forms),
+        pattern=record.settings.get("checkpointGlob"),
+    )
+
+
+def script_of(record: RunRecord) -> Script:
+    """Describe a recorded run's script as it is now."""
+    path = None if record.module else Path(record.script_path)
+    return describe_script(path, record.module, Path(record.cwd) if record.cwd else Path.cwd())
 
 
 def order_for(
     record: RunRecord,
+    script: Script,
     ask: Ask,
     opened: Opened,
     environ: Mapping[str, str],
     resume_from: Path | None,
     lock: int,
 ) -> Order:
-    cwd = Path(record.cwd) if record.cwd else Path.cwd()
-    path = None if record.module else Path(record.script_path)
-    script = describe_script(path, record.module, cwd)
-    framework, _ = _framework(opened, script)
+    framework, forms = frameworks_of(opened, script)
     request = RunRequest(
         script=script,
         arguments=record.script_args,
@@ -130,7 +174,7 @@ def order_for(
         run_id=record.id,
         limits=opened.resolved.limits,
         python=record.python,
-        cwd=cwd,
+        cwd=Path(record.cwd) if record.cwd else Path.cwd(),
         run_dir=holding.run_folder(opened.home, record.id),
         resume_from=resume_from,
     )
@@ -142,6 +186,7 @@ def order_for(
         home=opened.home,
         environ=environ,
         framework=framework,
+        whereabouts=whereabouts(record, script, forms, opened),
         helper_needed=_needs_helper(record.python),
         force=ask.force,
         is_detached=ask.detach,
@@ -149,9 +194,11 @@ def order_for(
     )
 
 
-def _framework(opened: Opened, script: Script) -> tuple[Framework | None, dict[str, float]]:
+def frameworks_of(opened: Opened, script: Script) -> tuple[Framework | None, tuple[CheckpointForm, ...]]:
+    """Choose the script's framework, and tell what its checkpoints look like."""
     frameworks = opened.plugins.parts("backprop_framework", _FRAMEWORK_NEEDS)
-    return choose_framework(frameworks, script, opened.resolved.settings.framework)
+    chosen, _ = choose_framework(frameworks, script, opened.resolved.settings.framework)
+    return chosen, forms_for(chosen, opened.plugins)
 
 
 def _needs_helper(python: str | None) -> bool:

@@ -34,12 +34,17 @@ class Script(Record, frozen=True):
     imported at the top of the script is 1, one imported by a local module or inside a function less.
     Every prefix is there too ("torch" and "torch.nn"), and so are imported names
     ("transformers.Trainer"). `options` holds the long options that its source spells out
-    ("--resume-from"). `module` is the dotted name when it is to be run as `python -m`.
+    ("--resume-from"), `valued` those of them that it declares as taking a value, `switches` those that take
+    none, and `places` the texts in it that may name a folder. `module` is the dotted name when it is to be run
+    as `python -m`.
     """
 
     path: Path
     imports: Mapping[str, float] = EMPTY
     options: frozenset[str] = frozenset()
+    valued: frozenset[str] = frozenset()
+    switches: frozenset[str] = frozenset()
+    places: frozenset[str] = frozenset()
     module: str | None = None
 
     def __fspath__(self) -> str:
@@ -245,6 +250,25 @@ class CheckpointSaved(Record, frozen=True):
 
 
 Event = Progress | CheckpointSaved
+
+
+class CheckpointForm(Record, frozen=True):
+    """What a trainer's checkpoints look like on disk, and what makes one whole.
+
+    `name` is a pattern for the name of a file, or of a folder where `is_folder` is set; with slashes it takes in
+    the folders above, too ("weights/last.pt"). A folder of this form holds all that `holds` names. It is whole
+    when it has one of `written_last`, and nothing of `unfinished`. `step` is a regular expression for the name,
+    whose group is the step. A checkpoint that `is_second_choice` is resumed from when there is no other: one that
+    is kept for use rather than for going on, such as the best model so far.
+    """
+
+    name: str
+    is_folder: bool = False
+    holds: tuple[str, ...] = ()
+    written_last: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    step: str | None = None
+    is_second_choice: bool = False
 
 
 class Intent(Record, frozen=True):

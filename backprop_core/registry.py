@@ -138,6 +138,11 @@ class Journal:
         elif points and now_s() >= self._next_progress_s:
             self._save()
 
+    def checkpoints(self, paths: Sequence[str]) -> None:
+        """Note which checkpoints there are, the one to go on from last."""
+        self.record = changed(self.record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
+        self._save()
+
     def paused(self, cause: str, reason: str | None = None) -> None:
         """Note that the run is paused: all that led to this pause, and what holds it now where that is less."""
         pauses = self.record.attempts[-1].pauses

@@ -17,7 +17,7 @@ from .errors import RefusedError, StorageError
 from .following import View
 from .launching import choose_launcher, launch, launch_plan
 from .opening import Ask, Opened, close, open_all
-from .orders import DRY, new_order, order_for, recall, resume_order
+from .orders import DRY, new_order, order_for, recall, resume_order, script_of
 from .records import Record
 
 
@@ -67,7 +67,7 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
         resumed_from = record.attempts[-1].resumed_from if record.attempts else None
         lock = holding.hold(holding.make_folder(opened.home, record.id))
         checkpoint = Path(resumed_from) if resumed_from else None
-        order = order_for(record, ask, opened, environ, checkpoint, lock)
+        order = order_for(record, script_of(record), ask, opened, environ, checkpoint, lock)
         try:
             return attempt.run(order, opened.plugins, opened.storage, view)
         except RefusedError:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from backprop_core.clock import now_s
+
+from .texts import Texts, texts_in
 
 DEPTH_WEIGHTS = (1.0, 0.6, 0.3)
 """What an import counts in the script, in a local module it imports, and in a module that one imports."""
@@ -24,7 +25,6 @@ MAX_SCAN_S = 0.2
 MAX_SOURCE_BYTES = 500_000
 """Above this a source is left unread: a table of numbers takes 0.8 s and 300 MB to parse for each MB."""
 
-_OPTION = re.compile(r"--[a-z][a-z0-9_-]*")
 _CAUGHT = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
 
 
@@ -45,33 +45,41 @@ class Source(NamedTuple):
     weight: float
 
 
-def scan(entry: Path, root: Path) -> tuple[dict[str, float], frozenset[str]]:
-    """Read a script's imports, those of the local modules it imports, and the long options it names itself.
+def scan(entry: Path, root: Path) -> tuple[dict[str, float], Texts]:
+    """Read a script's imports, those of the local modules it imports, and the texts that it holds itself.
 
     :param root: The folder in which absolute imports find local modules.
-    :returns: Every dotted prefix and imported name with the greatest weight found, and the options.
+    :returns: Every dotted prefix and imported name with the greatest weight found, and the texts.
     """
     weights: dict[str, float] = {}
-    options: frozenset[str] = frozenset()
-    until = now_s() + MAX_SCAN_S
+    texts = Texts()
+    for source, tree, found in walk(entry, root, now_s() + MAX_SCAN_S):
+        if source.depth == 0:
+            texts = texts_in(tree)
+        for each in found:
+            _note(each, source.weight, weights)
+    return weights, texts
+
+
+def walk(entry: Path, root: Path, until_s: float) -> Iterator[tuple[Source, ast.Module, Sequence[Import]]]:
+    """Parse a script and the local modules that it imports, the nearest first; those that do not parse are left out.
+
+    :param until_s: When to end, on the monotonic clock.
+    """
     seen = {entry}
     waiting = deque([Source(entry, 0, DEPTH_WEIGHTS[0])])
-    while waiting and now_s() < until:
+    while waiting and now_s() < until_s:
         source = waiting.popleft()
         text = _read(source.path)
         tree = _parse(text)
         if tree is None:
             continue
-        if source.depth == 0:
-            options = frozenset(_options_in(tree))
         found = sorted(_imports_in(tree, text), key=lambda each: -each.weight)
-        for each in found:
-            _note(each, source.weight, weights)
+        yield source, tree, found
         for file, next_source in _followed(found, source, root):
             if file not in seen and len(seen) < MAX_FILES:
                 seen.add(file)
                 waiting.append(next_source)
-    return weights, options
 
 
 def _followed(found: list[Import], source: Source, root: Path) -> Iterator[tuple[Path, Source]]:
@@ -186,14 +194,3 @@ def _module_file(folder: Path, name: str) -> Iterator[Path]:
         if os.path.isfile(file):  # not Path.is_file, which raises where a folder may not be entered
             yield file
             return
-
-
-def _options_in(tree: ast.Module) -> Iterator[str]:
-    """Find the long options that stand as whole string constants; parts of f-strings do not count."""
-    waiting: list[ast.AST] = [tree]
-    for node in waiting:
-        if isinstance(node, ast.Constant):
-            if isinstance(node.value, str) and _OPTION.fullmatch(node.value):
-                yield node.value
-        elif not isinstance(node, ast.JoinedStr):
-            waiting.extend(ast.iter_child_nodes(node))

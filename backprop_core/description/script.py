@@ -28,8 +28,16 @@ def describe_script(path: Path | None, module: str | None, cwd: Path) -> Script:
         root = entry.parent
     else:
         root, entry = _find_module(module or "", cwd)
-    imports, options = scan(entry, root)
-    return Script(path=entry, imports=imports, options=options, module=module)
+    imports, texts = scan(entry, root)
+    return Script(
+        path=entry,
+        imports=imports,
+        options=texts.options,
+        valued=texts.valued,
+        switches=texts.switches,
+        places=texts.places,
+        module=module,
+    )
 
 
 def _find_script(path: Path, cwd: Path) -> Path:

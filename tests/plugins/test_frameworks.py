@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_python import python_with
 
-from backprop_builtin.frameworks import pytorch, tensorflow
+from backprop_builtin.frameworks import _allocator, pytorch, tensorflow
 from backprop_builtin.frameworks._memory_limit import HOOK_FOLDER
 from backprop_core import Framework, Gpu, Limits, RunRequest, Script
 from backprop_core.description import choose_framework, describe_script
 
 GPU = Gpu(index=0, vram_total_mb=10_000)
-CUDA, HIP, BOTH = pytorch.ALLOCATOR_VARIABLES
+CUDA, HIP, BOTH = _allocator.ALLOCATOR_VARIABLES
 GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*pytorch.ALLOCATOR_VARIABLES, "PYTHONPATH", *GROWTH):
+    for name in (*_allocator.ALLOCATOR_VARIABLES, "PYTHONPATH", *GROWTH):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -68,13 +69,13 @@ def test_a_script_is_recognised_by_what_it_imports(tmp_path: Path, source: str, 
     path = tmp_path / "train.py"
     path.write_text(source)
     script = describe_script(path, None, tmp_path)
-    chosen, scores = choose_framework([tensorflow.TensorFlow(), pytorch.PyTorch()], script, "auto")
+    chosen, scores = choose_framework([tensorflow.TensorFlow(), pytorch.backprop_framework()], script, "auto")
     assert (None if chosen is None else chosen.name) == expected
     assert all(0 < score <= 1 for score in scores.values())
 
 
 class TestPyTorchsMemory:
-    framework = pytorch.PyTorch()
+    framework: Any = pytorch.backprop_framework()
 
     @pytest.mark.parametrize(("limit", "gpu"), [(None, GPU), ("80%", None)])
     def test_without_a_limit_or_a_gpu_nothing_is_said(self, limit: str | None, gpu: Gpu | None) -> None:
@@ -144,15 +145,15 @@ class TestPyTorchsMemory:
         ],
     )
     def test_the_lower_of_two_limits_stays(self, settings: str, expected: str) -> None:
-        assert pytorch.with_fraction(settings, 0.8) == expected
+        assert _allocator.with_fraction(settings, 0.8) == expected
 
     def test_a_tiny_share_is_not_rounded_to_none(self) -> None:
-        assert pytorch.with_fraction("", 0.000001) == "per_process_memory_fraction:0.0001"
+        assert _allocator.with_fraction("", 0.000001) == "per_process_memory_fraction:0.0001"
 
     def test_releases_since_2_10_know_the_setting(self) -> None:
         known = {"2.10.0", "2.10.0+cu126", "2.10.1", "2.13.0.dev20260101", "3.0", "10.0.0a0+git"}
         unknown = {"2.9.1", "2.10.0a0+b558c98", "2.10.0.dev20250901", "2.10.0rc1", "1.13.1", "nonsense", None}
-        assert {version for version in known | unknown if pytorch.is_since_2_10(version)} == known
+        assert {version for version in known | unknown if _allocator.is_since_2_10(version)} == known
 
 
 class TestTensorFlowsMemory:
@@ -181,7 +182,7 @@ class TestTensorFlowsMemory:
         assert self.framework.memory_layer(request("80%"), GPU) == "import hook"
 
 
-@pytest.mark.parametrize("framework", [pytorch.PyTorch(), tensorflow.TensorFlow()])
+@pytest.mark.parametrize("framework", [pytorch.backprop_framework(), tensorflow.TensorFlow()])
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from fake_plugins import bring, plugins_with
 
-from backprop_core.checkpoints import checkpoint_given, newest_valid, what_is_wrong
+from backprop_core.checkpoints import (
+    Whereabouts,
+    checkpoint_given,
+    look,
+    newest_valid,
+    recollected,
+    what_is_wrong,
+)
 from backprop_core.errors import NotFoundError
 from backprop_core.plugins import Plugins
 from backprop_core.records import CheckpointSaved, RunRecord
@@ -31,10 +38,19 @@ def record(*checkpoints: Path | str) -> RunRecord:
     )
 
 
+def chosen(run: RunRecord, plugins: Plugins, tell: Callable[[str], None]) -> Path | None:
+    """Choose as `resume` does, with a look at the disk and an empty ledger."""
+    cwd = Path(run.cwd or "/")
+    where = Whereabouts(
+        cwd=cwd, folder=cwd / "none", since_ms=run.start_time, pattern=run.settings.get("checkpointGlob")
+    )
+    return newest_valid(run, recollected(run, {}, look(where, {}).news), plugins, tell)
+
+
 def test_whole_files_and_folders_are_fine(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-500"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "weights").write_bytes(b"x")
     old_format = tmp_path / "old.pt"
     old_format.write_bytes(b"\x80\x02pickled long ago")
     link = tmp_path / "last.pt"
@@ -95,7 +111,7 @@ def test_the_newest_that_is_whole_is_taken_and_those_passed_over_are_told(tmp_pa
     cut, gone = tmp_path / "3.pt", tmp_path / "4.pt"
     cut.write_bytes(first.read_bytes()[:-1])
     told: list[str] = []
-    assert newest_valid(record(first, second, cut, gone), Plugins(), told.append) == second
+    assert chosen(record(first, second, cut, gone), Plugins(), told.append) == second
     assert told == [
         f"passing over the checkpoint {gone}: it does not exist",
         f"passing over the checkpoint {cut}: it was cut short",
@@ -104,10 +120,10 @@ def test_the_newest_that_is_whole_is_taken_and_those_passed_over_are_told(tmp_pa
 
 def test_starting_afresh_is_told(tmp_path: Path) -> None:
     told: list[str] = []
-    assert newest_valid(record(), Plugins(), told.append) is None
-    assert newest_valid(record(tmp_path / "gone"), Plugins(), told.append) is None
+    assert chosen(record(), Plugins(), told.append) is None
+    assert chosen(record(tmp_path / "gone"), Plugins(), told.append) is None
     assert [told[0], told[-1]] == [
-        "no checkpoint was recorded: starting afresh",
+        "no checkpoint was announced or found: starting afresh",
         "no checkpoint can be used: starting afresh",
     ]
 
@@ -121,7 +137,7 @@ def test_of_the_plugins_the_last_step_wins_and_is_newer_than_what_was_recorded(t
     bring(plugins, "five", backprop_find_checkpoint=lambda: None)
     found = []
     for path in (late, early, plain, recorded):
-        found.append(newest_valid(record(recorded), plugins, lambda _: None))
+        found.append(chosen(record(recorded), plugins, lambda _: None))
         path.unlink()
     assert found == [late, early, plain, recorded]
     assert plugins.failures == []
@@ -136,7 +152,7 @@ def test_a_plugin_that_names_no_checkpoint_is_passed_over_and_named(
 ) -> None:
     path = saved(tmp_path / "a.pt")
     plugins = plugins_with(backprop_find_checkpoint=answer)
-    assert newest_valid(record(path), plugins, lambda _: None) == path
+    assert chosen(record(path), plugins, lambda _: None) == path
     assert [(failure.plugin, failure.hook) for failure in plugins.failures] == [
         ("one", "backprop_find_checkpoint")
     ]
@@ -145,7 +161,7 @@ def test_a_plugin_that_names_no_checkpoint_is_passed_over_and_named(
 def test_what_the_glob_names_and_this_run_has_written_is_found_newest_first(tmp_path: Path) -> None:
     announced, older, newer = (saved(tmp_path / name) for name in ("said.pt", "a.pt", "b.pt"))
     before_the_run = saved(tmp_path / "c.pt")
-    for path, when_s in ((older, 2000), (newer, 3000), (before_the_run, 10)):
+    for path, when_s in ((announced, 1500), (older, 2000), (newer, 3000), (before_the_run, 10)):
         os.utime(path, (when_s, when_s))
     run = RunRecord(
         id="r",
@@ -157,9 +173,9 @@ def test_what_the_glob_names_and_this_run_has_written_is_found_newest_first(tmp_
         settings={"checkpointGlob": "?.pt"},
     )
     told: list[str] = []
-    assert newest_valid(run, Plugins(), told.append) == newer
+    assert chosen(run, Plugins(), told.append) == newer
     newer.write_bytes(newer.read_bytes()[:20])
     os.utime(newer, (3000, 3000))
-    assert newest_valid(run, Plugins(), told.append) == older
+    assert chosen(run, Plugins(), told.append) == older
     older.unlink()
-    assert newest_valid(run, Plugins(), told.append) == announced
+    assert chosen(run, Plugins(), told.append) == announced

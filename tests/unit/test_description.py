@@ -15,6 +15,7 @@ import pytest
 from backprop_core import NotFoundError, Script, UsageError
 from backprop_core.description import describe_script, imports
 from backprop_core.description.imports import MAX_FILES, MAX_SCAN_S, MAX_SOURCE_BYTES, scan
+from backprop_core.description.texts import Texts
 
 
 def write(folder: Path, sources: Mapping[str, str]) -> Path:
@@ -279,7 +280,7 @@ class TestSourcesThatDoNotParse:
         assert imports_of(script)["torch"] == 1.0
 
     def test_a_source_that_cannot_be_opened_has_no_imports(self, tmp_path: Path) -> None:
-        assert scan(tmp_path / "removed-meanwhile.py", tmp_path) == ({}, frozenset())
+        assert scan(tmp_path / "removed-meanwhile.py", tmp_path) == ({}, Texts())
 
     @pytest.mark.filterwarnings("error")
     def test_what_the_compiler_warns_of_is_kept_quiet(self, tmp_path: Path) -> None:
