@@ -1,0 +1,21 @@
+"""Checkpoints: found on disk, judged, remembered, and chosen to go on from."""
+
+from .choice import checkpoint_given, newest_valid, recollected
+from .forms import forms_for
+from .places import places_of
+from .search import SEARCH_CUT_SHORT
+from .validity import what_is_wrong
+from .watching import CheckpointWatch, Whereabouts, look
+
+__all__ = [
+    "SEARCH_CUT_SHORT",
+    "CheckpointWatch",
+    "Whereabouts",
+    "checkpoint_given",
+    "forms_for",
+    "look",
+    "newest_valid",
+    "places_of",
+    "recollected",
+    "what_is_wrong",
+]
