@@ -38,11 +38,31 @@ class Answer(Record, frozen=True):
     failure: PluginFailure | None = None
 
 
+class _Manager(pluggy.PluginManager):
+    """Looks at what is marked alone: pluggy takes longer over every attribute of a plugin than its import takes."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return super().parse_hookimpl_opts(plugin, name) if _mark(plugin, name, "impl") else None
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> pluggy.HookspecOpts | None:
+        return (
+            super().parse_hookspec_opts(module_or_class, name)
+            if _mark(module_or_class, name, "spec")
+            else None
+        )
+
+
+def _mark(place: object, name: str, kind: str) -> Mapping[str, Any] | None:
+    """Return what pluggy's marker of this kind has left at an attribute."""
+    mark = getattr(getattr(place, name, None), f"{PROJECT}_{kind}", None)
+    return mark if isinstance(mark, Mapping) else None
+
+
 class Plugins:
     """The plugins of one command."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager = _Manager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._paths: dict[str, str | None] = {}
         self._options: list[tuple[str, PluginOption]] | None = None
@@ -66,8 +86,8 @@ class Plugins:
 
     def _checked(self, plugin: object, state: PluginState, *, is_local: bool) -> Iterator[str]:
         for attribute in dir(plugin):
-            options = getattr(getattr(plugin, attribute, None), f"{PROJECT}_impl", None)
-            if not isinstance(options, Mapping):
+            options = _mark(plugin, attribute, "impl")
+            if options is None:
                 continue
             name = options.get("specname") or attribute
             problem = _problem_with(name, getattr(plugin, attribute), options)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+
+from backprop_builtin._patterns import pattern
 
 NUMBER = r"(?>[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|(?i:nan|inf(?:inity)?)(?![a-z])))"
 """A number as Python prints one, whole or not at all. The core counts and drops what is not finite."""
@@ -21,7 +22,7 @@ TRAINING_LOSSES = (
 """What trainers call their training loss; the first of these that a line names is taken."""
 
 # The amounts of white space are bounded throughout these parsers: a line of 64 KiB must not cost its square.
-_ITEM = re.compile(rf"\s{{0,4}}([^=:]{{1,80}}?)\s{{0,4}}[=:]\s{{0,4}}({NUMBER})(?=[\s%]|$)")
+_ITEM = pattern(rf"\s{{0,4}}([^=:]{{1,80}}?)\s{{0,4}}[=:]\s{{0,4}}({NUMBER})(?=[\s%]|$)")
 
 
 def named_numbers(items: Iterable[str]) -> dict[str, float]:

@@ -8,9 +8,9 @@ bars are drawn (`disable_tqdm`), the step stays unknown and the epoch tells how 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from backprop_builtin._patterns import pattern
 from backprop_core import Event, EventParser, Progress, hookimpl
 
 from ._bars import Bar, parse_bar
@@ -21,8 +21,8 @@ WAITING_AT_MOST = 64
 EPOCH_ROUNDING = 0.005
 """By how much a printed epoch may be wrong (trainer_callback.py prints at least two places)."""
 
-_ENTRY = re.compile(r"\s{0,2}'([^'\\]{1,200})': (?:'([^'\\]{0,200})'|([^,'{}\[\]()]{1,60}))(?:,|$)")
-_NUMBER = re.compile(NUMBER)
+_ENTRY = pattern(r"\s{0,2}'([^'\\]{1,200})': (?:'([^'\\]{0,200})'|([^,'{}\[\]()]{1,60}))(?:,|$)")
+_NUMBER = pattern(NUMBER)
 
 
 @hookimpl(trylast=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from backprop_builtin._patterns import pattern
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRecord, hookimpl
 
 from ._bars import parse_bar
@@ -18,38 +19,38 @@ from ._epochs import EpochCount
 from ._values import NUMBER
 
 _COUNT = r"([0-9]{1,18})(?: {0,3}/ {0,3}([0-9]{1,18}))?"
-_STEP = re.compile(
+_STEP = pattern(
     rf"(?:iter|iteration|step|global[_ ]step) {{0,3}}[:=#]? {{0,3}}\[? {{0,9}}{_COUNT}\b", re.IGNORECASE
 )
-_EPOCH = re.compile(rf"\[?epoch {{0,3}}[:=#]? {{0,3}}\[? {{0,9}}{_COUNT}\b\]?", re.IGNORECASE)
-_IN_EPOCH = re.compile(rf"[\s,:;|-]{{0,8}}\[ {{0,9}}{_COUNT}\]")
-_SEPARATOR = re.compile(r"[\s,:;|\]\[-]{0,8}")
-_SAMPLES = re.compile(rf"Train Epoch: ([0-9]{{1,9}}) \[{_COUNT} \([0-9]{{1,3}}%\)\]")
-_TIMM_TRAIN = re.compile(r"Train: ([0-9]{1,9}) \[ {0,9}([0-9]{1,12})/([0-9]{1,12}) ")
-_TIMM_TEST = re.compile(r"Test(?: \([A-Za-z0-9]{1,20}\))?: \[ {0,9}([0-9]{1,12})/([0-9]{1,12})\]")
-_AVERAGE = re.compile(rf"(Loss|Acc@[15]): {{0,12}}{NUMBER} \( {{0,12}}({NUMBER})\)")
-_TEST_SET = re.compile(
+_EPOCH = pattern(rf"\[?epoch {{0,3}}[:=#]? {{0,3}}\[? {{0,9}}{_COUNT}\b\]?", re.IGNORECASE)
+_IN_EPOCH = pattern(rf"[\s,:;|-]{{0,8}}\[ {{0,9}}{_COUNT}\]")
+_SEPARATOR = pattern(r"[\s,:;|\]\[-]{0,8}")
+_SAMPLES = pattern(rf"Train Epoch: ([0-9]{{1,9}}) \[{_COUNT} \([0-9]{{1,3}}%\)\]")
+_TIMM_TRAIN = pattern(r"Train: ([0-9]{1,9}) \[ {0,9}([0-9]{1,12})/([0-9]{1,12}) ")
+_TIMM_TEST = pattern(r"Test(?: \([A-Za-z0-9]{1,20}\))?: \[ {0,9}([0-9]{1,12})/([0-9]{1,12})\]")
+_AVERAGE = pattern(rf"(Loss|Acc@[15]): {{0,12}}{NUMBER} \( {{0,12}}({NUMBER})\)")
+_TEST_SET = pattern(
     rf"Test set: Average loss: ({NUMBER})(?:, Accuracy: ([0-9]{{1,12}})/([1-9][0-9]{{0,11}}))?"
 )
-_LOSS = re.compile(
+_LOSS = pattern(
     r"(?<![A-Za-z_])(?:(train|training|val|valid|validation|eval|test)[ _/-])?(?:(?:avg|average|mean)[ _])?loss"
     rf" {{0,3}}[:=]? {{0,3}}({NUMBER})(?!(?-i:[a-z]))",  # what another rank prints may stand right behind it
     re.IGNORECASE,
 )
-_TIME = re.compile(r", time ([0-9]{1,12}(?:\.[0-9]{1,9})?)ms")
-_MFU = re.compile(r", mfu ([0-9]{1,4}(?:\.[0-9]{1,9})?)%")
-_MAX_ITERS = re.compile(r"Overriding: max_iters = ([0-9]{1,18})$")
-_RANK = re.compile(r"\[(?:default|rank)([0-9]{1,6})\]:? ?")
+_TIME = pattern(r", time ([0-9]{1,12}(?:\.[0-9]{1,9})?)ms")
+_MFU = pattern(r", mfu ([0-9]{1,4}(?:\.[0-9]{1,9})?)%")
+_MAX_ITERS = pattern(r"Overriding: max_iters = ([0-9]{1,18})$")
+_RANK = pattern(r"\[(?:default|rank)([0-9]{1,6})\]:? ?")
 _FILLERS = (
     "the|a|new|best|last|latest|final|current|model|checkpoint|ckpt|weights|state|dict|training|snapshot|file"
     "|to|at|in|as|into|under"
 )
-_SAVED = re.compile(
+_SAVED = pattern(
     rf"\bsav(?:ed|ing) {{1,3}}(?:(?:{_FILLERS}):? {{1,3}}){{0,6}}['\"`]?"
     r"([^\s'\"`,;()]{1,1024}\.(?:pt|pth|ckpt|tar|npz|pkl|safetensors))(?=[\s'\"`,;.!)]|$)",
     re.IGNORECASE,
 )
-_SAVED_IN_FOLDER = re.compile(
+_SAVED_IN_FOLDER = pattern(
     r"\bsav(?:ed|ing) (?:model )?checkpoint (?:to|at|in):? ([^\s'\"]{1,1024})$", re.IGNORECASE
 )
 _NOT_SAVED = frozenset("not be never if when failed error without".split())

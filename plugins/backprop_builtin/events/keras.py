@@ -7,16 +7,16 @@ checkpoint is told with the next bar, for only that one shows the step at which 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from backprop_builtin._patterns import pattern
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimpl
 
 from ._values import named_numbers, take_training_loss
 
-_EPOCH = re.compile(r"Epoch ([0-9]{1,9})/([0-9]{1,9})\s{0,200}$")
-_BAR = re.compile(r"\s{0,20}([0-9]{1,12})/([0-9]{1,12}|Unknown) (.*)")
-_SAVING = re.compile(
+_EPOCH = pattern(r"Epoch ([0-9]{1,9})/([0-9]{1,9})\s{0,200}$")
+_BAR = pattern(r"\s{0,20}([0-9]{1,12})/([0-9]{1,12}|Unknown) (.*)")
+_SAVING = pattern(
     r"Epoch [0-9]{1,9}: (?:\S{1,200} improved from \S{1,60} to \S{1,60}, )?(finished )?saving model to (.{1,4096})$"
 )
 

@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
+from backprop_builtin._patterns import pattern
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRequest, hookimpl
 
 from ._bars import Bar, parse_bar
@@ -25,14 +26,14 @@ from ._values import NUMBER, take_training_loss
 _LABELS = ("Epoch ", "Validation", "Sanity Checking", "Training:", "Testing", "Predicting")
 _BESIDE = _LABELS[1:]
 _SIGNS = (b"Epoch ", b"it/s")
-_EPOCH = re.compile(r"Epoch ([0-9]{1,9})$")
-_RICH = re.compile(
+_EPOCH = pattern(r"Epoch ([0-9]{1,9})$")
+_RICH = pattern(
     r"Epoch ([0-9]{1,9})(?:/(-?[0-9]{1,9}))? {1,20}[━╸╺ ]{0,400}([0-9]{1,12})/([0-9]{1,12}|--)"
     r" [-:0-9]{1,20} • [-:0-9]{1,20} [0-9.]{1,20}it/s(.{0,4000})"
 )
-_RICH_BESIDE = re.compile(r"(?:Validation|Sanity Checking|Testing|Predicting)[^━╸╺]{0,40}[━╸╺]")
-_METRIC = re.compile(rf"(?<![\w./@-])([\w./@-]{{1,200}}): ({NUMBER})(?!\w)")
-_SAVING = re.compile(
+_RICH_BESIDE = pattern(r"(?:Validation|Sanity Checking|Testing|Predicting)[^━╸╺]{0,40}[━╸╺]")
+_METRIC = pattern(rf"(?<![\w./@-])([\w./@-]{{1,200}}): ({NUMBER})(?!\w)")
+_SAVING = pattern(
     r"Epoch [0-9]{1,9}, global step ([0-9]{1,18}): .{1,500}saving model to (['\"])(.{1,4096})\2 as top"
 )
 _MARGIN = " " * 10
@@ -152,7 +153,7 @@ def _saved(line: str) -> list[Event]:
     return [CheckpointSaved(path=saving[3], step=int(saving[1]))] if saving else []
 
 
-_NUMBER = re.compile(rf"{NUMBER}$")
+_NUMBER = pattern(rf"{NUMBER}$")
 
 
 def _pairs(bar: Bar) -> list[tuple[str, str]]:

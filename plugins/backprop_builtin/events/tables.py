@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from backprop_builtin._patterns import pattern
 from backprop_core import Event, EventParser, Progress, hookimpl
 
 from ._values import NUMBER, take_training_loss
 
-_YOLO_ROW = re.compile(r"\s{0,40}([0-9]{1,9})/([0-9]{1,9})\s")
-_YOLO_BATCH = re.compile(r"\s{0,4}[0-9]{1,3}%[^0-9]{0,300}([0-9]{1,12})/([0-9]{1,12})")
-_FASTAI_BAR = re.compile(
+_YOLO_ROW = pattern(r"\s{0,40}([0-9]{1,9})/([0-9]{1,9})\s")
+_YOLO_BATCH = pattern(r"\s{0,4}[0-9]{1,3}%[^0-9]{0,300}([0-9]{1,12})/([0-9]{1,12})")
+_FASTAI_BAR = pattern(
     r"Epoch ([0-9]{1,9})/([0-9]{1,9}) : \|[^|]{0,300}\| [0-9.]{1,9}% \[([0-9]{1,12})/([0-9]{1,12}) [^ \]]{1,40}"
     rf"(?: ({NUMBER}))?\]"
 )
-_NUMBER = re.compile(NUMBER)
+_NUMBER = pattern(NUMBER)
 _YOLO_NAMES = {"P": "precision", "R": "recall"}
 
 

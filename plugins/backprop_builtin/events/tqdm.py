@@ -10,22 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from backprop_builtin._patterns import pattern
 from backprop_core import Event, EventParser, Progress, RunRecord, hookimpl
 
 from ._bars import Bar, parse_bar
 from ._epochs import EpochCount
 from ._values import NUMBER, named_numbers, take_training_loss
 
-_EPOCH = re.compile(
+_EPOCH = pattern(
     r"\bepoch {0,2}[:=#]? {0,2}[\[(]?([0-9]{1,9})(?: {0,2}(?:/|of) {0,2}([0-9]{1,9}))?", re.IGNORECASE
 )
-_EPOCHS = re.compile(r"epochs?$", re.IGNORECASE)
-_TRAINING = re.compile(r"(?:train|step|iter|batch|optimi|fit)", re.IGNORECASE)
-_NOT_TRAINING = re.compile(
+_EPOCHS = pattern(r"epochs?$", re.IGNORECASE)
+_TRAINING = pattern(r"(?:train|step|iter|batch|optimi|fit)", re.IGNORECASE)
+_NOT_TRAINING = pattern(
     r"\b(?:val|valid|validat\w*|eval|evaluat\w*|test|testing|predict\w*)\b", re.IGNORECASE
 )
-_LOSS = re.compile(rf"\bloss {{0,2}}[:=]? {{0,2}}({NUMBER})", re.IGNORECASE)
-_CHANGING = re.compile(r"[-+.0-9e]+")
+_LOSS = pattern(rf"\bloss {{0,2}}[:=]? {{0,2}}({NUMBER})", re.IGNORECASE)
+_CHANGING = pattern(r"[-+.0-9e]+")
 
 
 @hookimpl(trylast=True)

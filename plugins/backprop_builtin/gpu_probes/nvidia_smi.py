@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from backprop_builtin._patterns import pattern
 from backprop_core import Gpu, GpuProbe, ProbeError, hookimpl
 
 from . import _cuda
@@ -44,15 +45,15 @@ OK, BAD_FIELD, NO_DEVICES, GPU_LOST, OTHER = 0, 2, 6, 15, 255
 MAY_BE_ONE_GPU = frozenset({GPU_LOST, OTHER})
 NOT_SUPPORTED = frozenset({"[N/A]", "[Not Supported]"})
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_BRACKETS = re.compile(r"\[(.*)\]")
-_REJECTED = re.compile(r'Field "([^"]+)"')
-_GONE = re.compile(r"\[(GPU is lost|GPU requires \w+)\]")
-_LISTED = re.compile(r"GPU (\d+): ")
-_LISTED_UNREADABLE = re.compile(r"Unable to determine the device handle for gpu ?(\S+): (.*)", re.IGNORECASE)
-_LISTED_INSTANCE = re.compile(r"\s+MIG (\S+).*\(UUID: (MIG-[^)]+)\)")
-_XML_INSTANCE = re.compile(r"<mig_device>(.*?)</mig_device>", re.DOTALL)
-_XML_MEMORY = re.compile(r"<fb_memory_usage>.*?<total>(.*?)</total>.*?<free>(.*?)</free>", re.DOTALL)
+_NUMBER = pattern(r"-?\d+(?:\.\d+)?")
+_BRACKETS = pattern(r"\[(.*)\]")
+_REJECTED = pattern(r'Field "([^"]+)"')
+_GONE = pattern(r"\[(GPU is lost|GPU requires \w+)\]")
+_LISTED = pattern(r"GPU (\d+): ")
+_LISTED_UNREADABLE = pattern(r"Unable to determine the device handle for gpu ?(\S+): (.*)", re.IGNORECASE)
+_LISTED_INSTANCE = pattern(r"\s+MIG (\S+).*\(UUID: (MIG-[^)]+)\)")
+_XML_INSTANCE = pattern(r"<mig_device>(.*?)</mig_device>", re.DOTALL)
+_XML_MEMORY = pattern(r"<fb_memory_usage>.*?<total>(.*?)</total>.*?<free>(.*?)</free>", re.DOTALL)
 
 
 @hookimpl
