@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         CheckpointSaved,
         EngineState,
         Event,
+        Flaw,
         Gpu,
         GpuIdentity,
         Host,
@@ -68,8 +69,8 @@ _HOMES = {
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
     "locks": "is_on_network",
     "records": (
-        "Attempt CheckpointForm CheckpointSaved EngineState Event Gpu GpuIdentity Host Intent LaunchPlan Limits "
-        "Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord "
+        "Attempt CheckpointForm CheckpointSaved EngineState Event Flaw Gpu GpuIdentity Host Intent LaunchPlan "
+        "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord "
         "RunRequest Script Stop Warn"
     ),
     "states": "RunState",
@@ -87,6 +88,7 @@ __all__ = [
     "Event",
     "EventParser",
     "ExitCode",
+    "Flaw",
     "Framework",
     "Gpu",
     "GpuIdentity",

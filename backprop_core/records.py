@@ -494,6 +494,19 @@ class RunRecord(Record, frozen=True, rename="camel"):
             raise StorageError(f"a run record cannot be read: {error}") from error
 
 
+class Flaw(Record, frozen=True):
+    """Something that is wrong with what a storage keeps.
+
+    `repair` says what saving to the storage (`save_many(())`, if nothing else is to be saved) does about it; None
+    where that does nothing. `hint` says what a person can do.
+    """
+
+    where: str
+    what: str
+    repair: str | None = None
+    hint: str | None = None
+
+
 _STAGES = {RunState.QUEUED: 0, RunState.RUNNING: 1, RunState.PAUSED: 1, RunState.LOST: 2}
 _LAST_STAGE = 3
 _RECORD_KEYS = frozenset(RunRecord.__struct_encode_fields__) - {"extra"}

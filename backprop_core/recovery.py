@@ -16,7 +16,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from .clock import now_ms, now_s
-from .errors import StorageError
 from .holding import Holder, holder_of, make_folder, run_folder, signature
 from .identity import Process, environment_of, look_at, newest_pid, processes, send
 from .interfaces import Storage
@@ -93,27 +92,27 @@ def mark_lost(storage: Storage, home: Path, host: str) -> list[RunRecord]:
 
 
 def reap(storage: Storage, home: Path, run_id: str) -> RunRecord | None:
-    """End what a run without a supervisor has left, and mark it lost; None when it turned out not to be one."""
-    try:
-        with _lock_of(make_folder(home, run_id)) as (descriptor, is_ours):
-            holder = signature(descriptor)
-            current = storage.get(run_id)
-            if current is None or current.status not in LIVE:
-                return None
-            if not is_ours and (holder is None or not holder.is_gone):
-                return None
-            end_leftovers(run_folder(home, run_id), holder, is_held_by_us=is_ours)
-            if not is_ours:
-                try_lock(descriptor, LETTING_GO_S)  # whoever resumes it wants it, too
-            lost = ended(current, RunState.LOST, reason=GONE)
-            storage.save(lost)
-            return lost
-    except StorageError:
-        return None
+    """End what a run without a supervisor has left, and mark it lost; None when it turned out not to be one.
+
+    :raises StorageError: when that cannot be written.
+    """
+    with lock_of(make_folder(home, run_id)) as (descriptor, is_ours):
+        holder = signature(descriptor)
+        current = storage.get(run_id)
+        if current is None or current.status not in LIVE:
+            return None
+        if not is_ours and (holder is None or not holder.is_gone):
+            return None
+        end_leftovers(run_folder(home, run_id), holder, is_held_by_us=is_ours)
+        if not is_ours:
+            try_lock(descriptor, LETTING_GO_S)  # whoever resumes it wants it, too
+        lost = ended(current, RunState.LOST, reason=GONE)
+        storage.save(lost)
+        return lost
 
 
 @contextmanager
-def _lock_of(folder: Path) -> Iterator[tuple[int, bool]]:
+def lock_of(folder: Path) -> Iterator[tuple[int, bool]]:
     """Open a run's lock and take it if it is free; tells whether it was."""
     descriptor = open_lock_file(folder / "lock")
     try:

@@ -148,8 +148,12 @@ class Slots:
 
     def holders(self) -> tuple[Holder, ...]:
         """List who holds a slot, lowest slot first; final under the admission lock, a glance without."""
-        found = (_read(self._slots / name, Holder) for name in _numbered(self._slots))
-        return tuple(holder for holder in found if holder is not None)
+        return tuple(self.held().values())
+
+    def held(self) -> dict[str, Holder]:
+        """Name the slots that are held, and who holds them."""
+        found = {name: _read(self._slots / name, Holder) for name in _numbered(self._slots)}
+        return {name: holder for name, holder in found.items() if holder is not None}
 
     def take(
         self, run_id: str, name: str | None, max_parallel: int, gpus: Sequence[GpuReservation] = ()
@@ -236,24 +240,37 @@ def host_folder(
 ) -> Path:
     """Make sure of the folder that holds what belongs to this machine, with mode 0700, and return it.
 
+    :raises StorageError: when the folder cannot be made, or is a link, another user's, or open to others.
+    """
+    place = host_place(home, hostname, mounts=mounts, machine_temp=machine_temp)
+    if place.is_relative_to(home):
+        private_folder(place.parent)
+    return private_folder(place)
+
+
+def host_place(
+    home: Path, hostname: str | None = None, *, mounts: Path = MOUNTS, machine_temp: Path = MACHINE_TEMP
+) -> Path:
+    """Name the folder that holds what belongs to this machine, whether it is there or not.
+
     That is `home/hosts/<host>`, unless home is on a network file system, where flock may be missing,
     emulated or shared between machines: then a folder in /var/tmp named after a hash of home, or in the
     user's runtime directory where /var/tmp will not do. (Not the other way round: a runtime directory
     goes when the user logs out and is unknown to cron, and runs in two folders do not see each other.)
 
     :param home: Backprop's folder, which exists.
-    :raises StorageError: when the folder cannot be made, or is a link, another user's, or open to others.
+    :raises StorageError: when home is on a network file system, and there is no local folder for it.
     """
     if not is_on_network(home, mounts):
         host = re.sub(r"[^A-Za-z0-9._-]", "-", hostname or os.uname().nodename).lstrip("._-")[:128]
-        return private_folder(private_folder(home / "hosts") / (host or "localhost"))
+        return home / "hosts" / (host or "localhost")
     from hashlib import sha256
 
     name = f"backprop-{sha256(os.fsencode(home.resolve())).hexdigest()[:16]}"
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     for base in (machine_temp, *([Path(runtime_dir)] if runtime_dir else [])):
         if os.access(base, os.W_OK | os.X_OK) and not is_on_network(base, mounts):
-            return private_folder(base / name)
+            return base / name
     raise StorageError(
         f"{home} is on a network file system, and there is no local folder for this machine's locks",
         f"make {machine_temp} writable, or set BACKPROP_HOME to a local folder",

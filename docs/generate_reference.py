@@ -30,7 +30,8 @@ GENERATED = f"<!-- Written by `{COMMAND}` from the code; a change here is overwr
 
 EXIT_CODES = {
     ExitCode.OK: "The script completed, or its time box ended: that is the promise, not a failure.",
-    ExitCode.ERROR: "Backprop itself could not do what was asked, such as writing a settings file.",
+    ExitCode.ERROR: "Backprop itself could not do what was asked, such as writing a settings file, or `doctor` has "
+    "left something to you.",
     ExitCode.USAGE: "The command line, a settings file or a plugin that was asked for is wrong.",
     ExitCode.NOT_FOUND: "The script, the run or the checkpoint given with `-r` does not exist.",
     ExitCode.REFUSED: "The Governor did not let the run start, or stopped it. Try later.",

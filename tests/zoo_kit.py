@@ -1,4 +1,4 @@
-"""Runs of the zoo (tests/children/zoo.py), kills of those who hold them, and what must be left then: nothing."""
+"""Runs of the zoo (the children of the test kit), kills of those who hold them, and what must be left then: nothing."""
 
 from __future__ import annotations
 

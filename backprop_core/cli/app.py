@@ -35,6 +35,7 @@ COMMANDS = {
     "config": "Show or change settings.",
     "plugins": "List the plugins, with their hooks and their state.",
     "storage": "Copy records from one storage to another.",
+    "doctor": "Explain and repair what crashes, kills and accidents have left.",
     "agent": "Supervise a run that was handed over.",
 }
 HIDDEN = frozenset({"agent"})

@@ -1,8 +1,9 @@
 """What every storage keeps, as tests to inherit.
 
-Three things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
+Four things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
 and is how `backprop storage copy` writes quickly; `delete_many(run_ids)`, which is how `backprop prune` removes
-many; and `problems`, sentences about damage that it found, which commands show.
+many; `problems`, sentences about damage that it found, which commands show; and `flaws()`, which gives a Flaw
+for whatever is wrong without changing anything, and is what `backprop doctor` asks for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whoever is killed, and whenever: no process, no stopped process and no slot is left, and no record says `running`.
 
-The zoo's eight processes mind no signal that can be minded; see tests/children/zoo.py.
+The zoo's eight processes mind no signal that can be minded; see the children of the test kit.
 """
 
 from __future__ import annotations

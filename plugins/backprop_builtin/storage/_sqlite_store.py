@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import msgspec
 
-from backprop_core import Intent, Progress, RunRecord, RunState, StorageError
+from backprop_core import Flaw, Intent, Progress, RunRecord, RunState, StorageError
 
-from . import _database
+from . import _database, _flaws
 from ._database import SCHEMA_VERSION, Database, sqlite_explained
 from ._files import DamageError, LockBusyError, explained, locked
 from ._journals import Journal, Journals
@@ -130,6 +130,21 @@ class SqliteStorage:
                 "saving it again mends that"
             )
         return record
+
+    def flaws(self) -> list[Flaw]:
+        """Find what is wrong with the store, and change nothing."""
+        found = list(_flaws.in_journals(self._journals.waiting()))
+        try:
+            with self._guard:
+                stored = self._ask(lambda db: db.execute("SELECT id, record FROM runs").fetchall(), None)
+                is_sound = self._database is None or _database.is_sound(self._database)
+        except DamageError as error:
+            return [_flaws.damage(self.path, str(error), self._folders), *found]
+        if not is_sound:
+            hint = f"copy what it holds: backprop storage copy sqlite://{self.path} json"
+            found.append(Flaw(where=str(self.path), what="does not hold together", hint=hint))
+        lines = ((text(run_id), line) for run_id, line in stored or ())
+        return [*found, *_flaws.in_records(self.path, self._folders, lines), *_flaws.in_folder(self.path)]
 
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""

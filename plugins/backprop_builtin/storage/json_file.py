@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from backprop_core import Intent, Progress, RunRecord, RunState, StorageBackend, hookimpl
+from backprop_core import Flaw, Intent, Progress, RunRecord, RunState, StorageBackend, hookimpl
 
+from . import _flaws
 from ._files import (
     DamageError,
     LockBusyError,
@@ -124,6 +125,16 @@ class JsonStorage:
             if record is not None:
                 found.append(record)
         return found
+
+    def flaws(self) -> list[Flaw]:
+        """Find what is wrong with the store, and change nothing."""
+        found = list(_flaws.in_journals(self._journals.waiting()))
+        try:
+            records = self._load()
+        except DamageError as error:
+            return [_flaws.damage(self.path, str(error), self._folders), *found]
+        lines = ((run_id, bytes(raw)) for run_id, raw in records.items())
+        return [*found, *_flaws.in_records(self.path, self._folders, lines), *_flaws.in_folder(self.path)]
 
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""
