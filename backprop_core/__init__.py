@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .interfaces import EventParser, Framework, GpuProbe, Launcher, Storage, StorageBackend
     from .locks import is_on_network
     from .records import (
+        RUN_FILES,
         Attempt,
         CheckpointForm,
         CheckpointSaved,
@@ -70,8 +71,8 @@ _HOMES = {
     "locks": "is_on_network",
     "records": (
         "Attempt CheckpointForm CheckpointSaved EngineState Event Flaw Gpu GpuIdentity Host Intent LaunchPlan "
-        "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress Refusal RunRecord "
-        "RunRequest Script Stop Warn"
+        "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress RUN_FILES Refusal "
+        "RunRecord RunRequest Script Stop Warn"
     ),
     "states": "RunState",
     "units": "memory_limit_mb",
@@ -79,6 +80,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "RUN_FILES",
     "Attempt",
     "BackpropError",
     "Call",

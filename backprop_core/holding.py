@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 from .errors import UsageError
 from .identity import RUN_ID, boot_id, is_alive, look_at, pid_namespace, send, start_ticks
 from .locks import open_lock_file, private_folder, read_held, try_lock, write_line
-from .records import Record
+from .records import RUN_FILES, Record
 
 _LINE_LIMIT = 4096
 
@@ -94,6 +95,18 @@ def forget_folder(folder: Path) -> None:
         if os.listdir(folder) == ["lock"]:
             (folder / "lock").unlink()
             folder.rmdir()
+
+
+def remove_files(folder: Path, names: Collection[str] = RUN_FILES) -> None:
+    """Remove what Backprop wrote into a run's folder, and the folder unless it holds more; links are not followed."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in set(names).intersection(os.listdir(opened)):
+                os.unlink(name, dir_fd=opened)
+        finally:
+            os.close(opened)
+        folder.rmdir()
 
 
 def sign(descriptor: int, keeper: int | None = None, *, pipe: int | None = None) -> None:

@@ -21,6 +21,8 @@ from .states import RunState
 
 SCHEMA_VERSION = 1
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+RUN_FILES = frozenset({"lock", "output.log", "agent.log", "time-box.json", "time-box.json.new", "stopping"})
+"""What Backprop writes into a run's folder, besides what a storage keeps there."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ import math
 import re
 
 _LIMIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|GB?|gb?)?\s*")
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 MB_PER_GB = 1024
 
 
@@ -40,6 +42,27 @@ def format_duration(seconds: float) -> str:
         return f"{hours}h {minutes:02d}m"
     days, hours = divmod(hours, 24)
     return f"{days}d {hours}h"
+
+
+def duration_s(text: str) -> float:
+    """Turn what people type, such as 30d, 12h or 1.5w, into seconds.
+
+    :raises ValueError: for anything else.
+    """
+    found = _DURATION.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r} is no time such as 45m, 12h, 30d or 8w")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def format_size(size_bytes: int) -> str:
+    """Write a size shortly, in powers of 1000."""
+    amount = float(size_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
 
 
 def format_amount(value: float | None, unit: str, digits: int = 1) -> str:

@@ -31,6 +31,8 @@ COMMANDS = {
     "stop": "Stop a run gracefully.",
     "pause": "Pause a run.",
     "unpause": "Continue a paused run.",
+    "rm": "Remove runs: their records, output and metrics.",
+    "prune": "Remove runs that ended long ago.",
     "init": "Write a commented settings file into this folder.",
     "config": "Show or change settings.",
     "plugins": "List the plugins, with their hooks and their state.",

@@ -17,7 +17,7 @@ from backprop_core.states import LIVE, RunState
 
 from .app import say
 from .declared import Command, Given, option
-from .options import Json, base_ask
+from .options import Json, StorageChoice, base_ask
 from .text import LIST_COLUMNS, aligned, list_row
 
 NEWEST = 20
@@ -32,16 +32,14 @@ def list_runs(
     state: Annotated[
         list[str] | None, option("--state", metavar="S", help="Only runs in this state.")
     ] = None,
-    storage: Annotated[
-        str | None, option("--storage", metavar="NAME", help="Where records are kept.")
-    ] = None,
+    storage: StorageChoice = None,
     json_: Json = False,
 ) -> int:
     opened = open_all(base_ask(given, flags={"storage": storage} if storage else {}), os.environ)
     try:
         recovery.mark_lost(opened.storage, opened.home, host_name())
         most = limit if limit or all_ or json_ else NEWEST
-        records = opened.storage.runs(states=_states(state or ()), limit=most)
+        records = opened.storage.runs(states=states_named(state or ()), limit=most)
         unknown = {record.id for record in records if _is_unknown(record, opened.home)}
         tell_problems(opened.storage)
     finally:
@@ -64,7 +62,11 @@ def _is_unknown(record: RunRecord, home: Path) -> bool:
 COMMAND = Command(list_runs)
 
 
-def _states(names: Sequence[str]) -> tuple[RunState, ...]:
+def states_named(names: Sequence[str]) -> tuple[RunState, ...]:
+    """Return the states of these names.
+
+    :raises UsageError: for a name that is none.
+    """
     unknown = [name for name in names if name not in set(RunState)]
     if unknown:
         raise UsageError(f"there is no state {unknown[0]!r}", f"the states are {', '.join(RunState)}")

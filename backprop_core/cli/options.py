@@ -9,6 +9,7 @@ from backprop_core.opening import Ask
 
 from .declared import Given, argument, option
 
+StorageChoice = Annotated[str | None, option("--storage", metavar="NAME", help="Where records are kept.")]
 Json = Annotated[bool, option("--json", help="Print one JSON document and nothing else.")]
 Run = Annotated[str, argument("A run's id, its name, the beginning of its id, or last.", metavar="RUN")]
 Force = Annotated[bool, option("--force", help="Start in spite of the Governor; watching stays on.")]

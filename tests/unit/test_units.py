@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backprop_core.units import escape, format_amount, format_duration, memory_limit_mb
+from backprop_core.units import (
+    duration_s,
+    escape,
+    format_amount,
+    format_duration,
+    format_size,
+    memory_limit_mb,
+)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +115,24 @@ def test_escaped_text_can_always_be_printed(text: str) -> None:
     shown.encode()
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", shown)
     assert escape(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("45m", 2700), ("12h", 43_200), ("30d", 2_592_000), ("1.5w", 907_200), ("0s", 0)]
+)
+def test_ages_are_read_as_people_type_them(text: str, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1 d", "30days", "nan d", "1e9d", "٣d", "1d\n"])
+def test_other_ages_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no time such as"):
+        duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_000_000_000_000, "2000.0 GB")],
+)
+def test_sizes_are_written_shortly(size: int, written: str) -> None:
+    assert format_size(size) == written

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from backprop_core import StorageError
+from backprop_core import RUN_FILES, StorageError
 
 from ._files import (
     NO_LINKS,
@@ -28,9 +28,7 @@ COPY = "run.json"
 SERIES = "metrics.jsonl"
 REQUESTS = "control"
 JOURNAL = "journal-"
-KNOWN_FILES = frozenset(
-    {COPY, SERIES, REQUESTS, "lock", "output.log", "agent.log", "time-box.json", "stopping"}
-)
+KNOWN_FILES = RUN_FILES | {COPY, SERIES, REQUESTS}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -103,15 +101,25 @@ class RunFolders:
             return []
 
     def remove(self, run_id: str) -> None:
-        """Remove the files that Backprop makes, and the folder if nothing else is in it."""
+        """Remove the files that Backprop makes, and the folder if nothing else is in it.
+
+        :raises StorageError: also when it is a link, for what it leads to is not ours to empty.
+        """
         folder = Path(self.path_of(run_id))
         with explained("empty", folder), suppress(FileNotFoundError):
-            for name in os.listdir(folder):
-                is_journal = name.startswith((JOURNAL, f".{JOURNAL}"))
-                if name in KNOWN_FILES or is_journal or is_leftover(name, COPY):
-                    (folder / name).unlink(missing_ok=True)
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINKS)
+            try:
+                for name in filter(_is_ours, os.listdir(opened)):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=opened)
+            finally:
+                os.close(opened)
             with suppress(OSError):  # somebody keeps files of their own in it
                 folder.rmdir()
+
+
+def _is_ours(name: str) -> bool:
+    return name in KNOWN_FILES or name.startswith((JOURNAL, f".{JOURNAL}")) or is_leftover(name, COPY)
 
 
 def _is_claim(entry: os.DirEntry[str]) -> bool:
