@@ -21,7 +21,9 @@ from .states import RunState
 
 SCHEMA_VERSION = 1
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-RUN_FILES = frozenset({"lock", "output.log", "agent.log", "time-box.json", "time-box.json.new", "stopping"})
+RUN_FILES = frozenset(
+    "lock output.log agent.log time-box.json time-box.json.new stopping checkpoints.jsonl".split()
+)
 """What Backprop writes into a run's folder, besides what a storage keeps there."""
 
 
