@@ -26,9 +26,9 @@ from .machine import visible_devices
 from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins, guarded
-from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
+from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest, Script
 from .settings import Resolved
-from .states import RunState
+from .states import RESUMABLE, RunState
 from .supervisor import Ending, Job, Signals, Supervisor, held_signals
 
 OBSERVERS_S = 5.0
@@ -57,11 +57,15 @@ class Order(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """How an attempt ended, and what the command exits with; `is_recorded` is False where its end is not."""
+    """How an attempt ended, and what the command exits with; `is_recorded` is False where its end is not.
+
+    `missing_line` is what the script lacks to go on from the checkpoints that there are.
+    """
 
     record: RunRecord
     exit_code: int
     is_recorded: bool = True
+    missing_line: str | None = None
 
 
 class Interrupted(BaseException):
@@ -259,6 +263,15 @@ def memory_layer(order: Order, gpus: Sequence[Gpu]) -> str | None:
     return layer if layer and not failure else "watched only"
 
 
+def missing_line(framework: Framework | None, script: Script, arguments: Sequence[str]) -> str | None:
+    """Say which line the script lacks to go on from a checkpoint; None where nothing is known to be missing."""
+    ask = getattr(framework, "missing_line", None)
+    if framework is None or ask is None or any("{resume_from}" in argument for argument in arguments):
+        return None
+    line, failure = guarded(framework.name, "missing_line", ask, script)
+    return line if isinstance(line, str) and not failure else None
+
+
 # --- following ----------------------------------------------------------------------------------
 
 
@@ -303,7 +316,14 @@ def follow(  # what an attempt is made of
     if not observers.drain(OBSERVERS_S):
         view.tell(f"a plugin that observes runs did not finish within {OBSERVERS_S:g} s and is left behind")
     following.say_failures()
-    return Result(record=journal.record, exit_code=outcome.exit_code, is_recorded=not journal.is_end_lost)
+    request, record = order.request, journal.record
+    may_go_on = record.status in RESUMABLE and record.checkpoints
+    return Result(
+        record=record,
+        exit_code=outcome.exit_code,
+        is_recorded=not journal.is_end_lost,
+        missing_line=missing_line(order.framework, request.script, request.arguments) if may_go_on else None,
+    )
 
 
 STOPPED_WITH = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,18 @@ OPTION_OF = {
     "--checkpoint-every-seconds": "checkpoint_every_s",
 }
 """Arguments that a script gets when its source names them and the person did not give them."""
+
+KEPT = frozenset(
+    "CUBLAS_WORKSPACE_CONFIG CUDA_VISIBLE_DEVICES HF_DATASETS_CACHE HF_DATASETS_OFFLINE HF_HOME HF_HUB_CACHE "
+    "HF_HUB_OFFLINE HIP_VISIBLE_DEVICES JAX_ENABLE_X64 JAX_PLATFORMS KERAS_BACKEND KERAS_HOME LD_LIBRARY_PATH "
+    "MKL_NUM_THREADS OMP_NUM_THREADS OPENBLAS_NUM_THREADS PYTHONHASHSEED PYTHONPATH PYTORCH_ALLOC_CONF "
+    "PYTORCH_CUDA_ALLOC_CONF ROCR_VISIBLE_DEVICES TF_DETERMINISTIC_OPS TOKENIZERS_PARALLELISM TORCH_HOME "
+    "TRANSFORMERS_OFFLINE WANDB_MODE WANDB_NAME WANDB_PROJECT WANDB_RUN_ID XLA_FLAGS".split()
+)
+"""The variables that a run is resumed with: they decide what is computed, and where things are found.
+
+No other variable is recorded. None of these is where secrets are kept.
+"""
 
 
 class Told(Record, frozen=True):
@@ -48,7 +60,27 @@ def command_line(
     start = _through(through, python) if through else (python,)
     checkpoint = str(told.resume_from or "")
     given = tuple(argument.replace("{resume_from}", checkpoint) for argument in request.arguments)
-    return (*start, *place, *given, *_named_options(request, told), *resume_arguments)
+    is_placed = any("{resume_from}" in argument for argument in request.arguments)
+    last = () if is_placed else resume_arguments
+    return (*start, *place, *given, *_named_options(request, told), *last)
+
+
+def kept(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what is recorded of the environment that a run begins in."""
+    return {name: environ[name] for name in sorted(KEPT) if environ.get(name, "\0").isprintable()}
+
+
+def restored(
+    recorded: Mapping[str, str], environ: Mapping[str, str], tell: Callable[[str], None]
+) -> Mapping[str, str]:
+    """Return the environment of now with what is missing of the recorded one; what is set now stays, aloud."""
+    missing = {name: value for name, value in recorded.items() if name in KEPT and name not in environ}
+    if missing:
+        tell(f"set as when the run began: {', '.join(missing)}")
+    for name, value in recorded.items():
+        if name in KEPT and environ.get(name, value) != value:
+            tell(f"{name} is {environ[name]!r} now, it was {value!r} when the run began")
+    return {**environ, **missing}
 
 
 def _through(through: str, python: str) -> tuple[str, ...]:

@@ -44,8 +44,9 @@ class Settled(Record, frozen=True):
 class Ask(Record, frozen=True):
     """What the command line asks for. None and empty mean that nothing was said.
 
-    `flags` maps dotted settings to values; `assignments` are the texts of `--set`. `loaded` are plugins that had to
-    be asked for their options before the command line could be read.
+    `flags` maps dotted settings to values; `assignments` are the texts of `--set`. `same_code` forbids to resume with
+    other code than the last attempt's. `loaded` are plugins that had to be asked for their options before the command
+    line could be read.
     """
 
     script: Path | None = None
@@ -62,6 +63,7 @@ class Ask(Record, frozen=True):
     with_local_plugins: bool = True
     force: bool = False
     detach: bool = False
+    same_code: bool = False
     loaded: Loaded | None = None
 
 

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import holding, recovery, registry
-from .attempt import Order
-from .checkpoints import (
-    SEARCH_CUT_SHORT,
-    Whereabouts,
-    checkpoint_given,
-    forms_for,
-    ledger,
-    look,
-    newest_valid,
-    places_of,
-    recollected,
-)
+from .attempt import Order, missing_line
+from .checkpoints import SEARCH_CUT_SHORT, checkpoint_given, newest_valid
 from .clock import now_ms
-from .description import choose_framework, describe_script, find_interpreter, versions_in
+from .description import code_of, describe_script, differences, find_interpreter, versions_in
+from .environment import kept, restored
 from .errors import NotFoundError, UsageError
 from .following import View
 from .identity import host_name
-from .interfaces import Framework
 from .opening import Ask, Opened, close, open_all
-from .records import CheckpointForm, RunRecord, RunRequest, Script
+from .records import Code, RunRecord, RunRequest, Script
 from .settings import to_dict
 from .states import LIVE, RESUMABLE, RunState
+from .traces import frameworks_of, script_of, traces_of, whereabouts
 
-_FRAMEWORK_NEEDS = ("name", "order", "score", "environment", "resume_arguments")
 DRY = -1
 """In place of a lock, where nothing is to be written."""
 
@@ -61,6 +51,8 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
         cwd=str(cwd),
         python=interpreter.path,
         framework=framework.name if framework else None,
+        code=code_of(script),
+        environment=kept(environ),
         settings=to_dict(opened.resolved.settings),
     )
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, run_id))
@@ -114,47 +106,39 @@ def resume_order(
         settings=to_dict(settings),
     )
     script = script_of(record)
+    code = _code_for(record, script, ask, view)
+    environ = restored(record.environment, environ, view.tell)
+    record = registry.changed(record, code=code)
     if ask.resume_from:
         resume_from: Path | None = checkpoint_given(ask.resume_from, Path.cwd())
     else:
         resume_from = _checkpoint_for(record, script, opened, view)
+    if resume_from and (line := missing_line(frameworks_of(opened, script)[0], script, record.script_args)):
+        view.tell(f"the script does not go on from {resume_from} as it is: {line}")
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, record.id))
     return order_for(record, script, ask, opened, environ, resume_from, lock)
 
 
+def _code_for(record: RunRecord, script: Script, ask: Ask, view: View) -> Code:
+    """Tell what the code is now, and what of it is not as it was.
+
+    :raises UsageError: when it has changed and must not have.
+    """
+    now = code_of(script)
+    found = differences(record.code, now, script) if record.code else ()
+    if found and ask.same_code:
+        raise UsageError("; ".join(found), "bring it back, or leave out --same-code")
+    for text in found:
+        view.tell(text)
+    return now
+
+
 def _checkpoint_for(record: RunRecord, script: Script, opened: Opened, view: View) -> Path | None:
     """Find the checkpoint to go on from, wherever the run has left it."""
-    _, forms = frameworks_of(opened, script)
-    where = whereabouts(record, script, forms, opened)
-    remembered = ledger.read(where.folder)
-    looked = look(where, remembered)
-    if looked.is_cut:
+    traces = traces_of(record, script, opened)
+    if traces.is_cut:
         view.tell(SEARCH_CUT_SHORT)
-    return newest_valid(
-        record, recollected(record, remembered, looked.news), opened.plugins, view.tell, forms
-    )
-
-
-def whereabouts(
-    record: RunRecord, script: Script, forms: Sequence[CheckpointForm], opened: Opened
-) -> Whereabouts:
-    """Say where a run's checkpoints may be."""
-    cwd = Path(record.cwd) if record.cwd else Path.cwd()
-    folder = holding.run_folder(opened.home, record.id)
-    return Whereabouts(
-        cwd=cwd,
-        folder=folder,
-        since_ms=record.start_time,
-        places=places_of(script, record.script_args, cwd, folder),
-        forms=tuple(forms),
-        pattern=record.settings.get("checkpointGlob"),
-    )
-
-
-def script_of(record: RunRecord) -> Script:
-    """Describe a recorded run's script as it is now."""
-    path = None if record.module else Path(record.script_path)
-    return describe_script(path, record.module, Path(record.cwd) if record.cwd else Path.cwd())
+    return newest_valid(record, traces.known, opened.plugins, view.tell, traces.forms)
 
 
 def order_for(
@@ -192,13 +176,6 @@ def order_for(
         is_detached=ask.detach,
         with_local_plugins=ask.with_local_plugins,
     )
-
-
-def frameworks_of(opened: Opened, script: Script) -> tuple[Framework | None, tuple[CheckpointForm, ...]]:
-    """Choose the script's framework, and tell what its checkpoints look like."""
-    frameworks = opened.plugins.parts("backprop_framework", _FRAMEWORK_NEEDS)
-    chosen, _ = choose_framework(frameworks, script, opened.resolved.settings.framework)
-    return chosen, forms_for(chosen, opened.plugins)
 
 
 def _needs_helper(python: str | None) -> bool:

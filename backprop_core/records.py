@@ -385,6 +385,13 @@ class Attempt(Record, frozen=True, rename="camel"):
     lost_writes: int = 0
 
 
+class Code(Record, frozen=True, rename="camel"):
+    """Which code an attempt ran; None for what could not be read, and for a script outside a git repository."""
+
+    script_sha256: str | None = None
+    commit: str | None = None
+
+
 class GpuIdentity(Record, frozen=True):
     """Which GPU a run was given."""
 
@@ -398,7 +405,8 @@ class RunRecord(Record, frozen=True, rename="camel"):
 
     The JSON keys are the camelCase forms. `start_time` is the first attempt's, `end_time` the last one's;
     `checkpoints` are paths, oldest first. `settings` are the resolved settings, as in a settings file.
-    `memory_layer` is what holds the run to its GPU memory limit; None where it has none.
+    `memory_layer` is what holds the run to its GPU memory limit; None where it has none. `code` is what the
+    newest attempt ran, `environment` those variables of an allow-list that were set when the run began.
     `extra` carries keys this version does not know through every backend.
     """
 
@@ -418,6 +426,8 @@ class RunRecord(Record, frozen=True, rename="camel"):
     python: str | None = None
     framework: str | None = None
     memory_layer: str | None = None
+    code: Code | None = None
+    environment: dict[str, str] = {}
     exit_code: int | None = None
     reason: str | None = None
     gpus: tuple[GpuIdentity, ...] = ()

@@ -17,8 +17,9 @@ from .errors import RefusedError, StorageError
 from .following import View
 from .launching import choose_launcher, launch, launch_plan
 from .opening import Ask, Opened, close, open_all
-from .orders import DRY, new_order, order_for, recall, resume_order, script_of
+from .orders import DRY, new_order, order_for, recall, resume_order
 from .records import Record
+from .traces import script_of
 
 
 class DryRun(Record, frozen=True):

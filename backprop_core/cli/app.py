@@ -27,6 +27,7 @@ COMMANDS = {
     "resume": "Go on with a run from its last checkpoint.",
     "list": "List runs, newest first.",
     "status": "Show the machine and whether a run may start, or one run.",
+    "checkpoints": "Show a run's checkpoints: whole or not, and how they were learned of.",
     "logs": "Show what a run printed.",
     "stop": "Stop a run gracefully.",
     "pause": "Pause a run.",

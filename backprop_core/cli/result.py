@@ -56,9 +56,11 @@ def finish(result: Result, *, detached: bool) -> int:
         say(lost)
     if record.status in RESUMABLE and record.last_checkpoint:
         say(f"go on with: backprop resume {shlex.quote(handle(record))}")
+        if result.missing_line:
+            say(f"but the script does not go on from a checkpoint as it is: {result.missing_line}")
     elif record.status in RESUMABLE:
         say(
-            f"no checkpoint was announced: `backprop resume {shlex.quote(handle(record))}` would start afresh"
+            f"no checkpoint was announced or found: `backprop resume {shlex.quote(handle(record))}` would start afresh"
         )
     return result.exit_code
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from .declared import Command, Given
+from .declared import Command, Given, option
 from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask
 from .result import see_through, show_dry_run
 from .views import choose_view
+
+SameCode = Annotated[
+    bool, option("--same-code", help="Refuse when the script or its git commit is not the last attempt's.")
+]
 
 
 def resume(
@@ -19,6 +23,7 @@ def resume(
     force: Force = False,
     detach: Detach = False,
     plain: Plain = False,
+    same_code: SameCode = False,
     set_: Set = None,
     *,
     flags: Mapping[str, Any],
@@ -33,6 +38,7 @@ def resume(
         assignments=tuple(set_ or ()),
         force=force,
         detach=detach,
+        same_code=same_code,
     )
     view = choose_view(plain=plain or detach, verbose=given.verbose)
     if given.dry_run:

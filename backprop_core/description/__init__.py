@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from .code import code_of, differences
 from .framework import choose_framework
 from .interpreter import Interpreter, find_interpreter, versions_in
 from .script import describe_script
 
-__all__ = ["Interpreter", "choose_framework", "describe_script", "find_interpreter", "versions_in"]
+__all__ = [
+    "Interpreter",
+    "choose_framework",
+    "code_of",
+    "describe_script",
+    "differences",
+    "find_interpreter",
+    "versions_in",
+]

@@ -1,0 +1,67 @@
+"""What a run has left on disk: where its checkpoints may be, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import holding
+from .checkpoints import Whereabouts, forms_for, ledger, look, places_of, recollected
+from .description import choose_framework, describe_script
+from .interfaces import Framework
+from .opening import Opened
+from .records import CheckpointForm, Record, RunRecord, Script
+from .states import LIVE
+
+_FRAMEWORK_NEEDS = ("name", "order", "score", "environment", "resume_arguments")
+
+
+class Traces(Record, frozen=True):
+    """The checkpoints of a run by their paths, and the forms they may have; `is_cut` when a search was cut short."""
+
+    known: ledger.Ledger
+    forms: tuple[CheckpointForm, ...] = ()
+    is_cut: bool = False
+
+
+def traces_of(record: RunRecord, script: Script, opened: Opened) -> Traces:
+    """Tell what is known of a run's checkpoints; of one that is not live, with a look at the disk."""
+    _, forms = frameworks_of(opened, script)
+    where = whereabouts(record, script, forms, opened)
+    remembered = ledger.read(where.folder)
+    if record.status in LIVE:
+        return Traces(known=recollected(record, remembered, ()), forms=forms)
+    looked = look(where, remembered)
+    return Traces(known=recollected(record, remembered, looked.news), forms=forms, is_cut=looked.is_cut)
+
+
+def whereabouts(
+    record: RunRecord, script: Script, forms: Sequence[CheckpointForm], opened: Opened
+) -> Whereabouts:
+    """Say where a run's checkpoints may be."""
+    cwd = Path(record.cwd) if record.cwd else Path.cwd()
+    folder = holding.run_folder(opened.home, record.id)
+    return Whereabouts(
+        cwd=cwd,
+        folder=folder,
+        since_ms=record.start_time,
+        places=places_of(script, record.script_args, cwd, folder),
+        forms=tuple(forms),
+        pattern=record.settings.get("checkpointGlob"),
+    )
+
+
+def script_of(record: RunRecord) -> Script:
+    """Describe a recorded run's script as it is now.
+
+    :raises NotFoundError: when it is gone.
+    """
+    path = None if record.module else Path(record.script_path)
+    return describe_script(path, record.module, Path(record.cwd) if record.cwd else Path.cwd())
+
+
+def frameworks_of(opened: Opened, script: Script) -> tuple[Framework | None, tuple[CheckpointForm, ...]]:
+    """Choose the script's framework, and tell what its checkpoints look like."""
+    frameworks = opened.plugins.parts("backprop_framework", _FRAMEWORK_NEEDS)
+    chosen, _ = choose_framework(frameworks, script, opened.resolved.settings.framework)
+    return chosen, forms_for(chosen, opened.plugins)
