@@ -22,6 +22,11 @@ LOOK_SOON_S = 0.25  # after a slot was freed, whose GPU memory the driver may gi
 HOW_TO_GET_IN = "wait for room with --wait MINUTES, or start anyway with --force"
 
 
+def is_about_turn(reasons: Sequence[str]) -> bool:
+    """Tell whether nothing but other runs, that have a slot or came first, stands in the way."""
+    return all(reason.startswith(("slots:", "queue:")) for reason in reasons)
+
+
 class Admitted(Record, frozen=True):
     """A run that may start: its slot, its GPUs (best first), and the probe to watch them with."""
 

@@ -5,8 +5,9 @@ This is what the agent does, in the foreground of a terminal or as a launcher's 
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,12 +15,16 @@ from typing import Any, NoReturn
 import msgspec
 
 from . import holding, registry
-from .admission import Admission, Admitted
+from .admission import Admission, Admitted, is_about_turn
+from .budgets import is_series, time_box_minutes
+from .causes import Cause, cause_of
+from .causes import told as told_failure
 from .checkpoints import CheckpointWatch, Whereabouts
+from .clock import now_ms
 from .environment import Told, build, command_line, from_plugins, helper_folder
 from .errors import ExitCode, RefusedError
 from .events import EventReader, collect_parsers
-from .following import Following, View
+from .following import GOVERNOR, STALLED, UNTIL, Following, View
 from .identity import host_name
 from .interfaces import Framework, GpuProbe, Storage
 from .machine import visible_devices
@@ -29,7 +34,7 @@ from .plugins import Plugins, guarded
 from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest, Script
 from .settings import Resolved
 from .states import RESUMABLE, RunState
-from .supervisor import Ending, Job, Signals, Supervisor, held_signals
+from .supervisor import STOP_SIGNALS, Ending, Job, Signals, Supervisor, held_signals, late_stop
 
 OBSERVERS_S = 5.0
 CANNOT_START = 127
@@ -40,6 +45,8 @@ class Order(Record, frozen=True):
 
     `record` is the run as it was before this attempt; `lock` holds its folder. `whereabouts` is where its
     checkpoints may be. `helper_needed` is set where the script's interpreter lacks this distribution.
+    `ends_at_ms` is when the run ends at the latest, by the wall clock; None without such a moment. An order that
+    `follows` another time box waits for its turn as long as it takes; with `same_code` none follows a change.
     """
 
     resolved: Resolved
@@ -54,26 +61,34 @@ class Order(Record, frozen=True):
     force: bool = False
     is_detached: bool = False
     with_local_plugins: bool = True
+    ends_at_ms: int | None = None
+    follows: bool = False
+    same_code: bool = False
 
 
 class Result(Record, frozen=True):
     """How an attempt ended, and what the command exits with; `is_recorded` is False where its end is not.
 
     `missing_line` is what the script lacks to go on from the checkpoints that there are.
+    `goes_on` says why another time box follows; None where none does. `asked` is what a person did to end the
+    run, in a word of `STOPPED_WITH`, also where that came too late to end this attempt.
     """
 
     record: RunRecord
     exit_code: int
     is_recorded: bool = True
     missing_line: str | None = None
+    goes_on: str | None = None
+    asked: str | None = None
 
 
 class Interrupted(BaseException):
-    """A signal came while the run was waiting for its turn."""
+    """A person ended the run while it was waiting for its turn; `why` is a word of `STOPPED_WITH`."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, why: str) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+        self.why = why
 
 
 class Outcome(Record, frozen=True):
@@ -82,9 +97,20 @@ class Outcome(Record, frozen=True):
     state: RunState
     exit_code: int
     reason: str | None = None
+    cause: Cause | None = None
 
 
-def run(order: Order, plugins: Plugins, storage: Storage, view: View) -> Result:
+GoesOn = Callable[[RunRecord], str | None]
+"""Tells from an attempt's final record why another time box follows; None where none does."""
+
+
+def run(
+    order: Order,
+    plugins: Plugins,
+    storage: Storage,
+    view: View,
+    goes_on: GoesOn = lambda _: None,
+) -> Result:
     """Admit, start, follow and end one attempt.
 
     :raises RefusedError: when the Governor refuses, or a wait was in vain; the record is as it was before.
@@ -101,7 +127,8 @@ def run(order: Order, plugins: Plugins, storage: Storage, view: View) -> Result:
         holding.sign(order.lock)  # so that whoever finds the run without us knows what to look for
         with held_signals(on_hangup=not order.is_detached) as signals:
             journal.begin(record)
-            return follow(order, admitted, plugins, view, journal, job, signals)
+            result = follow(order, admitted, plugins, view, journal, job, signals, goes_on)
+            return msgspec.structs.replace(result, asked=result.asked or late_stop(signals))
     finally:
         admitted.slot.close()
 
@@ -117,13 +144,27 @@ def admission(order: Order, plugins: Plugins, view: View) -> Admission:
 def admit(order: Order, plugins: Plugins, storage: Storage, view: View) -> Admitted:
     """Get a slot and GPUs, now or after waiting."""
     door = admission(order, plugins, view)
-    minutes = order.resolved.settings.wait_minutes
     try:
         return door.try_now(force=order.force)
     except RefusedError as error:
-        if not minutes:
+        limit_s = patience_s(order, error.reasons)
+        if limit_s <= 0:
             raise
-        return _wait(order, door, storage, view, minutes * 60, error.reasons)
+        return _wait(order, door, storage, view, limit_s, error.reasons)
+
+
+def patience_s(order: Order, reasons: Sequence[str]) -> float:
+    """Return for how many seconds to wait for room: as long as it takes (infinite) between two time boxes.
+
+    A run of several time boxes takes turns with others, so that it waits for its first turn, too, unless it was
+    said how long; what else stands in the way refuses it.
+    """
+    settings = order.resolved.settings
+    limit_s = settings.wait_minutes * 60
+    is_said = "waitMinutes" in order.resolved.origins and not order.follows
+    if order.follows or (is_series(settings) and not is_said and is_about_turn(reasons)):
+        limit_s = math.inf
+    return limit_s if order.ends_at_ms is None else min(limit_s, (order.ends_at_ms - now_ms()) / 1000)
 
 
 def _wait(
@@ -139,10 +180,10 @@ def _wait(
     def check() -> None:
         intent = storage.take(order.record.id)
         if intent is not None and intent.kind == "stop":
-            raise Interrupted(ExitCode.STOPPED)
+            raise Interrupted(ExitCode.STOPPED, "backprop stop")
 
     try:
-        with _interruptible():
+        with interruptible():
             storage.save(queued)
             return door.wait(limit_s, view.waiting, check)
     except BaseException:
@@ -166,11 +207,11 @@ def put_back(storage: Storage, run_id: str, before: RunRecord | None) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let signals end a wait."""
 
     def interrupt(number: int, _: object) -> NoReturn:
-        raise Interrupted(128 + number)
+        raise Interrupted(128 + number, STOP_SIGNALS[signal.Signals(number)])
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
@@ -203,7 +244,7 @@ def told(order: Order, attempt: int) -> Told:
         run_id=order.request.run_id,
         attempt=attempt,
         run_dir=holding.run_folder(order.home, order.request.run_id),
-        max_minutes=order.request.limits.max_run_minutes,
+        max_minutes=time_box_minutes(order.resolved.settings, order.record, order.ends_at_ms),
         checkpoint_every_s=every * 60 if every else None,
         resume_from=order.request.resume_from,
         framework=order.framework.name if order.framework else None,
@@ -283,6 +324,7 @@ def follow(  # what an attempt is made of
     journal: registry.Journal,
     job: Job,
     signals: Signals,
+    goes_on: GoesOn,
 ) -> Result:
     """Run the script to its end and save the final record."""
     run_dir = job.time_box_file.parent
@@ -300,6 +342,8 @@ def follow(  # what an attempt is made of
         monitor_s=order.resolved.settings.monitor_seconds,
         lock=order.lock,
         home=order.home,
+        stall_s=stall * 60 if (stall := order.resolved.settings.stall_minutes) else None,
+        ends_at_ms=order.ends_at_ms,
     )
     if limit := order.request.limits.gpu_memory_limit:
         view.tell(f"GPU memory limit {limit}: {journal.record.memory_layer or 'no GPU to hold it on'}")
@@ -309,8 +353,15 @@ def follow(  # what an attempt is made of
     ending = supervisor.run()
     following.end()
     stopped_itself = said_stopping(run_dir, len(journal.record.attempts))
-    outcome = judge_ending(ending, following.stop_reasons, stopped_itself=stopped_itself)
-    journal.end(outcome.state, ending.exit, outcome.reason)
+    outcome = judge_ending(ending, following.stop_reasons, following.tail, stopped_itself=stopped_itself)
+    asked = ending.asked if ending.asked in STOPPED_WITH else None
+    why = journal.end(
+        outcome.state,
+        ending.exit,
+        outcome.reason,
+        cause=outcome.cause,
+        goes_on=lambda record: None if asked else goes_on(record),
+    )
     observers.tell("backprop_run_finished", run=journal.record)
     log.close()
     if not observers.drain(OBSERVERS_S):
@@ -323,6 +374,8 @@ def follow(  # what an attempt is made of
         exit_code=outcome.exit_code,
         is_recorded=not journal.is_end_lost,
         missing_line=missing_line(order.framework, request.script, request.arguments) if may_go_on else None,
+        goes_on=why,
+        asked=asked,
     )
 
 
@@ -332,6 +385,7 @@ STOPPED_WITH = {
     "backprop stop": ExitCode.STOPPED,
     "the terminal was closed": 128 + signal.SIGHUP,
 }
+_OF_OUR_OWN = {GOVERNOR: Cause.GOVERNOR, "pause limit": Cause.GOVERNOR, STALLED: Cause.STALLED}
 PAUSED_TOO_LONG = "paused for longer than maxPauseMinutes"
 
 
@@ -343,31 +397,29 @@ def said_stopping(run_dir: Path, attempt: int) -> bool:
         return False
 
 
-def judge_ending(ending: Ending, reasons: Mapping[str, str], *, stopped_itself: bool = False) -> Outcome:
+def judge_ending(
+    ending: Ending, reasons: Mapping[str, str], tail: bytes = b"", *, stopped_itself: bool = False
+) -> Outcome:
     """Tell what an ending means: what we initiated, else what the process did.
 
-    :param reasons: Why the Governor stopped the run, by the word it gave to the supervisor.
+    :param reasons: Why we stopped the run of our own accord, by the word given to the supervisor.
+    :param tail: The end of what the script printed.
     :param stopped_itself: The script had been told that its time box was ending.
     """
     ended_in_time = ending.why is None and stopped_itself and ending.exit == ProcessExit(code=0)
-    if ending.why == "time box" or ended_in_time:
-        return Outcome(state=RunState.TIMEBOXED, exit_code=ExitCode.OK)
+    if ending.why in ("time box", UNTIL) or ended_in_time:
+        return Outcome(state=RunState.TIMEBOXED, exit_code=ExitCode.OK, reason=reasons.get(ending.why or ""))
     if ending.why is not None:
         reason = {**reasons, "pause limit": PAUSED_TOO_LONG}.get(ending.why, ending.why)
         code = STOPPED_WITH.get(ending.why, ExitCode.REFUSED)
-        return Outcome(state=RunState.STOPPED, exit_code=code, reason=reason)
-    status = ending.exit.status if ending.exit else CANNOT_START
-    if status == 0:
+        cause = _OF_OUR_OWN.get(ending.why)
+        return Outcome(state=RunState.STOPPED, exit_code=code, reason=reason, cause=cause)
+    if ending.exit == ProcessExit(code=0):
         return Outcome(state=RunState.COMPLETED, exit_code=ExitCode.OK)
-    reason = ending.message or _how_it_failed(ending.exit)
-    return Outcome(state=RunState.FAILED, exit_code=status, reason=reason)
-
-
-def _how_it_failed(exited: ProcessExit | None) -> str:
-    if exited is None:
-        return "the script did not start"
-    if exited.signal is None:
-        return f"exit code {exited.code}"
-    name = signal.Signals(exited.signal).name if exited.signal in set(signal.Signals) else str(exited.signal)
-    hint = " (often the kernel's out-of-memory killer)" if exited.signal == signal.SIGKILL else ""
-    return f"killed by {name}{hint}"
+    cause = Cause.KILLED if ending.exit and ending.message else cause_of(ending.exit, tail)
+    return Outcome(
+        state=RunState.FAILED,
+        exit_code=ending.exit.status if ending.exit else CANNOT_START,
+        reason=ending.message or told_failure(ending.exit, cause),
+        cause=cause,
+    )

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from . import holding, registry
 from .admission import Admitted
+from .causes import TAIL_BYTES
 from .checkpoints import SEARCH_CUT_SHORT, CheckpointWatch
 from .checkpoints.ledger import Known, in_order
-from .clock import now_s
+from .clock import now_ms, now_s
 from .errors import StorageError
 from .events import EventReader
 from .governor import Watch
@@ -24,7 +25,11 @@ from .states import RunState
 from .supervisor import Control
 
 TICK_S = 0.25
+UNTIL_SLACK_MS = 1000
+"""The time box ends first where no pause and no extension has moved it."""
 PERSON = "person"
+GOVERNOR, STALLED, UNTIL = "governor", "stalled", "until"
+"""What we stop a run for of our own accord, as `Control.stop` is told."""
 _CAUSES = {PERSON: "paused by `backprop pause`", "Ctrl-Z": "Ctrl-Z"}
 
 
@@ -82,6 +87,8 @@ class Following:
         monitor_s: float,
         lock: int,
         home: Path,
+        stall_s: float | None = None,
+        ends_at_ms: int | None = None,
     ) -> None:
         self._journal = journal
         self._plugins = plugins
@@ -94,12 +101,16 @@ class Following:
         self._monitor_s = monitor_s
         self._lock = lock
         self._home = home
+        self._stall_s = stall_s
+        self._ends_at_ms = ends_at_ms
         self._watch = Watch()
         self._monitor: Monitor | None = None
         self._next_sample_s = 0.0
         self._phase = ""
         self._deadline_s = 0.0
         self._started_s = 0.0
+        self._quiet_since_s = 0.0
+        self.tail = b""
         self._machine: Machine | None = admitted.machine
         self._reasons: dict[str, str] = dict(_CAUSES)
         self._said: set[str] = set()
@@ -117,7 +128,7 @@ class Following:
     def started(self, control: Control, keeper: int, pid: int, deadline_s: float) -> None:  # noqa: ARG002 - a sink
         self._control = control
         self._deadline_s = deadline_s
-        self._started_s = now_s()
+        self._started_s = self._quiet_since_s = now_s()
         self._name_keeper(keeper)
         self._admitted.slot.close()
         self._monitor = Monitor(
@@ -139,12 +150,17 @@ class Following:
             self._view.tell(f"{error.message}; the run goes on, unknown to `status` and to a later clean-up")
 
     def output(self, data: bytes) -> None:
+        self._quiet_since_s = now_s()
+        self.tail = (self.tail + data if len(data) < TAIL_BYTES else data)[-TAIL_BYTES:]
         self._log.write(data)
         self._view.output(data)
         self._take_in(self._events.feed(data))
 
     def is_behind(self) -> bool:
-        return self._view.is_behind()
+        if not self._view.is_behind():
+            return False
+        self._quiet_since_s = now_s()  # it is we who do not listen
+        return True
 
     def paused(self, causes: Sequence[str]) -> None:
         """Take in what holds the script now; called again when a cause joins or leaves."""
@@ -164,6 +180,7 @@ class Following:
         self._deadline_s = deadline_s
         if self._record.status is not RunState.PAUSED:
             return
+        self._quiet_since_s += now_s() - (self._paused_at_s or now_s())
         self._paused_at_s = None
         self._journal.continued()
         self._view.tell("continued")
@@ -192,6 +209,7 @@ class Following:
             self._monitor.begin(self._record, self.wake)
         self._weigh_sample()
         self._take_in_found(self._checkpoints.look_if_due(self.wake))
+        self._look_at_clocks(now)
         self.say_failures()
         self._view.show(
             Snapshot(
@@ -222,6 +240,7 @@ class Following:
 
     def _take_in(self, events: Sequence[Event]) -> None:
         if events:
+            self._quiet_since_s = now_s()
             self._journal.events(events)
             self._checkpoints.announced(event for event in events if isinstance(event, CheckpointSaved))
             self._observers.tell("backprop_run_events", run=self._record, events=tuple(events))
@@ -232,6 +251,7 @@ class Following:
         if not whole:
             return
         paths = dict.fromkeys([*self._record.checkpoints, *(entry.path for entry in whole)])
+        self._quiet_since_s = now_s()
         self._journal.checkpoints(in_order(paths, self._checkpoints.ledger))
         events = tuple(CheckpointSaved(path=entry.path, step=entry.step) for entry in whole)
         self._observers.tell("backprop_run_events", run=self._record, events=events)
@@ -245,7 +265,29 @@ class Following:
             case "unpause":
                 self._control.release(PERSON)
             case "extend":
-                self._control.extend((intent.minutes or 0.0) * 60)
+                self._extend(intent.minutes or 0.0)
+
+    def _extend(self, minutes: float) -> None:
+        if self._phase:
+            self._view.tell("it is too late to extend the time box: the run is ending")
+            return
+        self._control.extend(minutes * 60)
+        self._view.tell(f"the time box is extended by {minutes:g} minutes")
+
+    def _look_at_clocks(self, now: float) -> None:
+        """Stop a run that says nothing any more, and one whose end on the wall clock pauses have put off."""
+        if self._phase or self.stop_reasons:
+            return
+        quiet_s = 0.0 if self._paused_at_s is not None else now - self._quiet_since_s
+        if self._ends_at_ms is not None and now_ms() >= self._ends_at_ms + UNTIL_SLACK_MS:
+            self._stop(UNTIL, "its last moment (--until) has come")
+        elif self._stall_s is not None and quiet_s >= self._stall_s:
+            self._stop(STALLED, f"stalled: no output for {self._stall_s / 60:g} minutes")
+
+    def _stop(self, why: str, reason: str) -> None:
+        self.stop_reasons[why] = reason
+        self._view.tell(f"stopping: {reason}")
+        self._control.stop(why)
 
     def _weigh_sample(self) -> None:
         if self._monitor is None:
@@ -264,9 +306,7 @@ class Following:
         for cause in decision.releases:
             self._control.release(cause)
         if decision.stop and not self.stop_reasons and not self._phase:
-            self.stop_reasons["governor"] = decision.stop
-            self._view.tell(f"stopping: {decision.stop}")
-            self._control.stop("governor")
+            self._stop(GOVERNOR, decision.stop)
 
     def say_failures(self) -> None:
         """Tell of each plugin's failure once."""

@@ -112,7 +112,8 @@ def _follow(queued: RunRecord, storage: Storage, engine: _Engine, *, until_admit
             interrupts += 1
             engine.cancel(force=interrupts > 1)
     if interrupts or state.exit_code in (ExitCode.INTERRUPTED, ExitCode.STOPPED):
-        raise Interrupted(ExitCode.INTERRUPTED if interrupts else ExitCode.STOPPED)
+        stop = (ExitCode.INTERRUPTED, "Ctrl-C") if interrupts else (ExitCode.STOPPED, "backprop stop")
+        raise Interrupted(*stop)
     raise _in_its_words(state)
 
 

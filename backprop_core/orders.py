@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from . import holding, recovery, registry
 from .attempt import Order, missing_line
+from .budgets import check_left, wall_clock_end
 from .checkpoints import SEARCH_CUT_SHORT, checkpoint_given, newest_valid
 from .clock import now_ms
 from .description import code_of, describe_script, differences, find_interpreter, versions_in
@@ -55,6 +58,7 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
         environment=kept(environ),
         settings=to_dict(opened.resolved.settings),
     )
+    check_left(opened.resolved.settings, record, wall_clock_end(opened.resolved.settings, now_ms()))
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, run_id))
     return order_for(record, script, ask, opened, environ, resume_from, lock)
 
@@ -106,7 +110,7 @@ def resume_order(
         settings=to_dict(settings),
     )
     script = script_of(record)
-    code = _code_for(record, script, ask, view)
+    code = _code_for(record, script, view, may_change=not ask.same_code)
     environ = restored(record.environment, environ, view.tell)
     record = registry.changed(record, code=code)
     if ask.resume_from:
@@ -115,18 +119,19 @@ def resume_order(
         resume_from = _checkpoint_for(record, script, opened, view)
     if resume_from and (line := missing_line(frameworks_of(opened, script)[0], script, record.script_args)):
         view.tell(f"the script does not go on from {resume_from} as it is: {line}")
+    check_left(settings, record, wall_clock_end(settings, now_ms()))
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, record.id))
     return order_for(record, script, ask, opened, environ, resume_from, lock)
 
 
-def _code_for(record: RunRecord, script: Script, ask: Ask, view: View) -> Code:
+def _code_for(record: RunRecord, script: Script, view: View, *, may_change: bool) -> Code:
     """Tell what the code is now, and what of it is not as it was.
 
     :raises UsageError: when it has changed and must not have.
     """
     now = code_of(script)
     found = differences(record.code, now, script) if record.code else ()
-    if found and ask.same_code:
+    if found and not may_change:
         raise UsageError("; ".join(found), "bring it back, or leave out --same-code")
     for text in found:
         view.tell(text)
@@ -150,6 +155,9 @@ def order_for(
     resume_from: Path | None,
     lock: int,
 ) -> Order:
+    settings = opened.resolved.settings
+    was_handed_over = record.status is RunState.QUEUED and record.attempts
+    ends_at_ms = wall_clock_end(settings, record.attempts[-1].start if was_handed_over else now_ms())
     framework, forms = frameworks_of(opened, script)
     request = RunRequest(
         script=script,
@@ -175,7 +183,18 @@ def order_for(
         force=ask.force,
         is_detached=ask.detach,
         with_local_plugins=ask.with_local_plugins,
+        ends_at_ms=ends_at_ms,
+        same_code=ask.same_code,
     )
+
+
+def next_order(order: Order, record: RunRecord, opened: Opened, view: View) -> Order:
+    """Describe the time box that follows another of the same run, from the newest checkpoint there is."""
+    script = script_of(record)
+    record = registry.changed(record, code=_code_for(record, script, view, may_change=not order.same_code))
+    checkpoint = _checkpoint_for(record, script, opened, view)
+    request = msgspec.structs.replace(order.request, script=script, resume_from=checkpoint)
+    return msgspec.structs.replace(order, record=record, request=request, follows=True)
 
 
 def _needs_helper(python: str | None) -> bool:

@@ -373,6 +373,8 @@ class Attempt(Record, frozen=True, rename="camel"):
     """One execution of the script: one time box.
 
     `lost_writes` counts what the storage could not take while the script ran: metrics, and states in between.
+    `cause` tells a failure or the Governor's stop apart from others of its kind (`causes.Cause`), None for any
+    other end. `first_step` and `last_step` are what it reported first and last, `saves` how many checkpoints.
     """
 
     start: int
@@ -383,6 +385,10 @@ class Attempt(Record, frozen=True, rename="camel"):
     reason: str | None = None
     pauses: tuple[PauseSpan, ...] = ()
     lost_writes: int = 0
+    cause: str | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    saves: int = 0
 
 
 class Code(Record, frozen=True, rename="camel"):

@@ -78,7 +78,12 @@ def with_attempt(record: RunRecord, **fields: Any) -> RunRecord:
 
 
 def ended(
-    record: RunRecord, state: RunState, *, exit_code: int | None = None, reason: str | None = None
+    record: RunRecord,
+    state: RunState,
+    *,
+    exit_code: int | None = None,
+    reason: str | None = None,
+    cause: str | None = None,
 ) -> RunRecord:
     """Return the record with its attempt ended, a pause that was going on included."""
     now = now_ms()
@@ -89,7 +94,7 @@ def ended(
             now = max(now, pauses[-1].begin)
             pauses = (*pauses[:-1], msgspec.structs.replace(pauses[-1], end=now))
         record = with_attempt(
-            record, end=now, status=state, exit_code=exit_code, reason=reason, pauses=pauses
+            record, end=now, status=state, exit_code=exit_code, reason=reason, pauses=pauses, cause=cause
         )
     return changed(record, status=state, end_time=now, exit_code=exit_code, reason=reason)
 
@@ -139,8 +144,10 @@ class Journal:
             self._save()
 
     def checkpoints(self, paths: Sequence[str]) -> None:
-        """Note which checkpoints there are, the one to go on from last."""
-        self.record = changed(self.record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
+        """Note which checkpoints there are, now that more were found; the one to go on from comes last."""
+        saves = self.record.attempts[-1].saves + 1 if self.record.attempts else 0
+        record = with_attempt(self.record, saves=saves) if saves else self.record
+        self.record = changed(record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
         self._save()
 
     def paused(self, cause: str, reason: str | None = None) -> None:
@@ -166,12 +173,31 @@ class Journal:
         )
         self._save()
 
-    def end(self, state: RunState, exited: ProcessExit | None, reason: str | None) -> None:
-        """Save the final record."""
+    def end(
+        self,
+        state: RunState,
+        exited: ProcessExit | None,
+        reason: str | None,
+        *,
+        cause: str | None = None,
+        goes_on: Callable[[RunRecord], str | None] = lambda _: None,
+    ) -> str | None:
+        """Save the final record; or, where the run goes on, that it is queued again.
+
+        It is never seen as final in between, so that a stop finds it live.
+
+        :param goes_on: Told the final record, answers why another time box follows; None where none does.
+        :returns: What `goes_on` answered.
+        """
         assert state in FINAL
-        self.record = ended(self.record, state, exit_code=exited.status if exited else None, reason=reason)
-        self.record = with_attempt(self.record, lost_writes=self.lost_writes)
+        code = exited.status if exited else None
+        self.record = ended(self.record, state, exit_code=code, reason=reason, cause=cause)
+        self.record = final = with_attempt(self.record, lost_writes=self.lost_writes)
+        if why := goes_on(final):
+            self.record = changed(final, status=RunState.QUEUED, end_time=None, exit_code=None, reason=why)
         self.is_end_lost = not self._save()
+        self.record = final
+        return why
 
     def asked(self) -> Intent | None:
         """Take the oldest request to the run; none while the storage fails, which is said once."""
@@ -218,9 +244,15 @@ def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:
     total = next((point.total_steps for point in backwards if point.total_steps is not None), None)
     metrics |= {} if epoch is None else {"epoch": epoch}
     metrics |= {} if total is None else {"totalSteps": total}
+    last_step = next((point.step for point in backwards if point.step is not None), None)
+    if last_step is not None and record.attempts:
+        first_step = record.attempts[-1].first_step
+        if first_step is None:
+            first_step = next(point.step for point in points if point.step is not None)
+        record = with_attempt(record, first_step=first_step, last_step=last_step)
     return changed(
         record,
-        last_step=next((point.step for point in backwards if point.step is not None), record.last_step),
+        last_step=record.last_step if last_step is None else last_step,
         last_loss=next((point.loss for point in backwards if point.loss is not None), record.last_loss),
         metrics=metrics,
     )
@@ -233,6 +265,8 @@ def _with_checkpoints(record: RunRecord, saved: Sequence[CheckpointSaved]) -> Ru
         if event.path in paths:
             paths.remove(event.path)
         paths.append(event.path)
+    if record.attempts:
+        record = with_attempt(record, saves=record.attempts[-1].saves + len(saved))
     return changed(record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
 
 

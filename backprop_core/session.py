@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from . import attempt, holding, registry
+from . import attempt, holding, registry, series
 from .attempt import Order, Result
 from .errors import RefusedError, StorageError
 from .following import View
@@ -70,7 +70,7 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
         checkpoint = Path(resumed_from) if resumed_from else None
         order = order_for(record, script_of(record), ask, opened, environ, checkpoint, lock)
         try:
-            return attempt.run(order, opened.plugins, opened.storage, view)
+            return series.run(order, opened, view)
         except RefusedError:
             attempt.put_back(opened.storage, record.id, record)
             raise
@@ -104,13 +104,13 @@ def _closing(opened: Opened, view: View) -> Iterator[Opened]:
 
 
 def hand_over(order: Order, opened: Opened, view: View) -> Result:
-    """Run the attempt in this process, or have a launcher start an agent for it."""
+    """Run it in this process, time box by time box, or have a launcher start an agent that does."""
     assert order.lock != DRY
     try:
         for warning in opened.plugins.warnings:
             view.tell(warning)
         if not order.is_detached and opened.resolved.settings.launcher == "local":
-            return attempt.run(order, opened.plugins, opened.storage, view)
+            return series.run(order, opened, view)
         return launch(order, opened, choose_launcher(opened), view.tell)
     finally:
         os.close(order.lock)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from .clock import next_moment
 from .errors import SettingsError
 from .records import EMPTY, Limits, Record
 from .settings_files import Origin, find_project_file, read_file
@@ -76,6 +77,55 @@ class Settings(Record, frozen=True, rename=camel, forbid_unknown_fields=True):
             **Above0,
         ),
     ] = 10
+    slices: (
+        Annotated[
+            int,
+            _about(
+                "How many time boxes to run, one after the other, each from the checkpoint before.",
+                "--slices",
+                **From1,
+            ),
+        ]
+        | None
+    ) = None
+    until_done: Annotated[
+        bool, _about("Run time box after time box until the script has completed.", "--until-done")
+    ] = False
+    total_minutes: (
+        Annotated[
+            float,
+            _about(
+                "How long a run may take over all its attempts, in minutes; pauses do not count.",
+                "--total-minutes",
+                **Above0,
+            ),
+        ]
+        | None
+    ) = None
+    until: Annotated[
+        str | None,
+        _about('When the run ends at the latest: "18:00", or a day and time, "2026-12-01 18:00".', "--until"),
+    ] = None
+    retries: Annotated[
+        int,
+        _about(
+            "How often to go on after a failure, as long as the step advances from one to the next.",
+            "--retries",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
+    stall_minutes: (
+        Annotated[
+            float,
+            _about(
+                "Minutes of silence, neither output nor checkpoint, after which a run is stopped.",
+                "--stall",
+                **Above0,
+            ),
+        ]
+        | None
+    ) = None
     max_parallel: Annotated[
         int, _about("How many runs of this user may run on this machine at once.", "--max-parallel", **From1)
     ] = 2
@@ -185,6 +235,8 @@ _EXPECTS = {
     "waitMinutes": "a number from 0",
     "plugins": "a list of module names",
     "through": "a command line, with every quote closed",
+    "retries": "a whole number from 0",
+    "until": 'a time such as "18:00", or a day and a time such as "2026-12-01 18:00"',
 }
 
 
@@ -418,6 +470,8 @@ def check(setting: Setting, value: Any, origin: Origin) -> Any:
             raise ValueError(converted)
         if key == "through" and converted and not shlex.split(converted):
             raise ValueError(converted)
+        if key == "until" and converted is not None:
+            next_moment(converted, 0)
     except ValueError:
         shown = repr(value) if isinstance(value, float) else msgspec.json.encode(value, enc_hook=str).decode()
         raise SettingsError(

@@ -23,9 +23,10 @@ FINAL = frozenset(RunState) - LIVE
 RESUMABLE = frozenset({RunState.TIMEBOXED, RunState.STOPPED, RunState.FAILED, RunState.LOST})
 
 TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    RunState.QUEUED: frozenset({RunState.RUNNING, RunState.LOST}),
-    RunState.RUNNING: frozenset({RunState.PAUSED}) | FINAL,
-    RunState.PAUSED: frozenset({RunState.RUNNING}) | FINAL,
+    RunState.QUEUED: frozenset({RunState.RUNNING, RunState.LOST, RunState.STOPPED}),
+    # Queued again: between two time boxes.
+    RunState.RUNNING: frozenset({RunState.PAUSED, RunState.QUEUED}) | FINAL,
+    RunState.PAUSED: frozenset({RunState.RUNNING, RunState.QUEUED}) | FINAL,
     RunState.COMPLETED: frozenset(),
     **dict.fromkeys(RESUMABLE, frozenset({RunState.RUNNING, RunState.QUEUED})),
 }

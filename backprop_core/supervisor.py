@@ -58,12 +58,14 @@ class Ending(Record, frozen=True):
     """How an attempt ended.
 
     `why` is what we initiated before the script ended: "time box", "pause limit" or the word given to
-    `Control.stop`; None when it ended by itself. `message` tells why it did not start, `exit` is None then.
+    `Control.stop`; None when it ended by itself. `asked` is the first word given to `Control.stop`, too late or
+    not. `message` tells why it did not start, `exit` is None then.
     """
 
     exit: ProcessExit | None
     why: str | None = None
     message: str | None = None
+    asked: str | None = None
 
 
 class Control(Protocol):
@@ -125,6 +127,7 @@ class Supervisor:
         self._received = b""
         self._interrupts = 0
         self._pid: int | None = None
+        self._asked: str | None = None
         self._ending = Ending(exit=None)
         self._is_gone = False
         self._is_drained = False
@@ -147,6 +150,7 @@ class Supervisor:
         self._tell(do="continue", cause=cause)
 
     def stop(self, why: str) -> None:
+        self._asked = self._asked or why
         self._tell(do="stop", why=why)
 
     def extend(self, seconds: float) -> None:
@@ -168,7 +172,7 @@ class Supervisor:
             self._control.close()
             os.close(self._output)
         self._reap_keeper()
-        return self._ending
+        return msgspec.structs.replace(self._ending, asked=self._asked)
 
     def _start_keeper(self) -> None:
         read_end, write_end = os.pipe()
@@ -411,6 +415,15 @@ def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
             signal.signal(number, handler)
         ours.close()
         theirs.close()
+
+
+def late_stop(signals: Signals) -> str | None:
+    """Return which stop came after the script had ended, in the words of `STOP_SIGNALS`; None without one."""
+    try:
+        numbers = signals[0].recv(4096)
+    except BlockingIOError:
+        return None
+    return next((STOP_SIGNALS[signal.Signals(n)] for n in numbers if n in set(STOP_SIGNALS)), None)
 
 
 def _become_subreaper() -> None:

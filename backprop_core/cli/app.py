@@ -32,6 +32,7 @@ COMMANDS = {
     "stop": "Stop a run gracefully.",
     "pause": "Pause a run.",
     "unpause": "Continue a paused run.",
+    "extend": "Give a live run's time box more minutes.",
     "rm": "Remove runs: their records, output and metrics.",
     "prune": "Remove runs that ended long ago.",
     "init": "Write a commented settings file into this folder.",

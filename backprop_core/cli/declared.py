@@ -28,6 +28,11 @@ SHORT = {
 }
 UNITS = {
     "maxRunMinutes": "MINUTES",
+    "slices": "N",
+    "totalMinutes": "MINUTES",
+    "until": "TIME",
+    "retries": "N",
+    "stallMinutes": "MINUTES",
     "maxParallel": "N",
     "minFreeRamGB": "GB",
     "maxCpuLoad": "LOAD",
@@ -213,6 +218,9 @@ def _flag(key: str) -> Parameter:
     setting = DECLARED[key]
     assert setting.flag
     names = (setting.flag, *([SHORT[setting.flag]] if setting.flag in SHORT else []))
+    if isinstance(setting.default, bool):
+        declared = Option(names=names, help=setting.help)
+        return Parameter(name=_parameter_name(key), kind=bool | None, declared=declared)
     default = "" if setting.default is None else f" [default: {_shown(setting.default)}]"
     declared = Option(names=names, metavar=UNITS.get(key, "NAME"), help=setting.help + default)
     return Parameter(name=_parameter_name(key), kind=str | None, declared=declared)

@@ -34,7 +34,7 @@ def values_of(command: Command, words: Sequence[str]) -> dict[str, Any] | None:
             if word.startswith("-") or not arguments:
                 return None
             parameter, value = arguments.pop(0), word
-        elif parameter.kind is bool:
+        elif _without_none(parameter.kind) is bool:
             if has_equals:
                 return None
             values[parameter.name] = True

@@ -59,6 +59,10 @@ def _entry(setting: Setting, name: str) -> Iterator[str]:
 
 
 _EXAMPLES = {
+    "slices": 5,
+    "totalMinutes": 600,
+    "until": "18:00",
+    "stallMinutes": 30,
     "gpuMemoryLimit": "80%",
     "checkpointEveryMinutes": 5,
     "through": "torchrun --nproc-per-node 2",

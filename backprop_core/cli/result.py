@@ -15,7 +15,7 @@ from backprop_core.states import LIVE, RESUMABLE, RunState
 from backprop_core.units import escape, format_duration
 
 from .app import say
-from .text import redacted, shown_environment
+from .text import redacted, run_time_s, shown_environment
 from .views import PlainView
 
 _HOW = {
@@ -99,6 +99,8 @@ def sentence(record: RunRecord) -> str:
     reached += [f"loss {record.last_loss:.4g}"] if record.last_loss is not None else []
     count = len(record.checkpoints)
     reached += [f"{count} checkpoint{'s' * (count != 1)}"] if count else []
+    if len(record.attempts) > 1:
+        took += f" ({format_duration(run_time_s(record))} over {len(record.attempts)} attempts)"
     return f"{how}{reason} after {took}" + (f", at {', '.join(reached)}" if reached else "")
 
 

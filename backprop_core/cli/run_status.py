@@ -65,4 +65,5 @@ def describe_attempt(attempt: Attempt) -> str:
     began = as_datetime(attempt.start).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     took = f", {format_duration((attempt.end - attempt.start) / 1000)}" if attempt.end else ""
     source = f", from {escape(attempt.resumed_from)}" if attempt.resumed_from else ""
-    return f"{attempt.status}, {began}{took}{source}"
+    why = f" ({attempt.reason})" if attempt.reason else ""
+    return f"{attempt.status}{why}, {began}{took}{source}"

@@ -76,6 +76,10 @@ def test_the_keys_are_those_of_the_format_in_camel_case() -> None:
         "resumedFrom": "/a.pt",
         "reason": "gone",
         "pauses": [],
+        "cause": None,
+        "firstStep": None,
+        "lastStep": None,
+        "saves": 0,
         "lostWrites": 0,
     }
 

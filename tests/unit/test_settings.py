@@ -14,7 +14,8 @@ from backprop_core.records import Limits
 from backprop_core.settings import DECLARED, Resolved, Settings, home_folder, resolve, to_dict
 
 KEYS = (  # as the reference lists them
-    "maxRunMinutes maxParallel minFreeRamGB maxCpuLoad gpuMemoryLimit checkpointEveryMinutes framework "
+    "maxRunMinutes slices untilDone totalMinutes until retries stallMinutes maxParallel minFreeRamGB maxCpuLoad "
+    "gpuMemoryLimit checkpointEveryMinutes framework "
     "waitMinutes stopGraceSeconds maxPauseMinutes monitorSeconds gpus through unbuffered maxLogMB storage "
     "launcher python plugins checkpointGlob gpu.probe gpu.minFreeVramMB gpu.maxTempC gpu.cooldownC"
 ).split()
@@ -326,7 +327,14 @@ def test_each_setting_has_help_a_variable_and_says_what_it_expects(place: Place,
     assert setting.help.endswith(".")
     assert setting.expects
     assert setting.flag is None or setting.flag.startswith("--")
-    example = {"gpuMemoryLimit": "80%", "gpus": "all", "plugins": "a", "unbuffered": "false"}
+    example = {
+        "gpuMemoryLimit": "80%",
+        "gpus": "all",
+        "plugins": "a",
+        "unbuffered": "false",
+        "until": "18:00",
+        "untilDone": "true",
+    }
     text = example.get(key, "7" if "number" in setting.expects else "none")
     resolved = place.resolve({setting.variable: text})
     assert resolved.origins == {key: f"the environment ({setting.variable})"}

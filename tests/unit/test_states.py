@@ -8,9 +8,9 @@ from backprop_core.states import FINAL, LIVE, RESUMABLE, TRANSITIONS, RunState, 
 
 ENDS = {"completed", "failed", "timeboxed", "stopped", "lost"}
 MOVES = {
-    "queued": {"running", "lost"},
-    "running": {"paused", *ENDS},
-    "paused": {"running", *ENDS},
+    "queued": {"running", "lost", "stopped"},
+    "running": {"paused", "queued", *ENDS},
+    "paused": {"running", "queued", *ENDS},
     "completed": set[str](),
     **{end: {"running", "queued"} for end in ENDS - {"completed"}},
 }

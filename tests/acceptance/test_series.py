@@ -1,0 +1,308 @@
+"""Time box after time box under one run id: turns, ends, retries, budgets, silence, and more time."""
+
+from __future__ import annotations
+
+import signal
+import time
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit import Project, wait_for
+
+# Counts to as many as it is told to, 100 a second at most, and saves when its time box is about to end, or ends.
+COUNTING = """
+    import os, pathlib, sys, time
+    from backprop_core.script import checkpoint, report, resume_path, should_stop
+    saved = pathlib.Path(os.environ["BACKPROP_RUN_DIR"], "step.txt")
+    step = int(pathlib.Path(resume_path()).read_text()) if resume_path() else 0
+    print("from", step, flush=True)
+    try:
+        while step < int(sys.argv[1]) and not should_stop():
+            time.sleep(0.01)
+            step += 1
+            report(step=step, total_steps=int(sys.argv[1]))
+    except KeyboardInterrupt:
+        pass
+    if step < int(sys.argv[1]):
+        saved.write_text(str(step))
+        checkpoint(saved)
+"""
+# Runs until the file `go` is there.
+HOLDING = """
+    import pathlib, time
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+"""
+SILENT = """
+    import sys, time
+    print("a last word", flush=True)
+    time.sleep(60)
+"""
+BOX = ("-m", "0.008")
+
+
+def begun_at(project: Project, reference: str = "last") -> list[int]:
+    """The steps from which a run's attempts began."""
+    text = (project.run_folder(reference) / "output.log").read_text()
+    return [int(line.split()[1]) for line in text.splitlines() if line.startswith("from ")]
+
+
+def statuses(record: dict[str, Any]) -> list[str]:
+    return [attempt["status"] for attempt in record["attempts"]]
+
+
+def test_until_done_goes_from_checkpoint_to_checkpoint_under_one_id(project: Project) -> None:
+    project.write("train.py", COUNTING)
+    done = project.run("run", "train.py", "--until-done", *BOX, "--", 100)
+    (record,) = project.records()
+    assert (done.code, record["status"], record["lastStep"]) == (0, "completed", 100)
+    count = len(record["attempts"])
+    assert count >= 2
+    assert statuses(record) == ["timeboxed"] * (count - 1) + ["completed"]
+    reached = [attempt["lastStep"] for attempt in record["attempts"]]
+    first = [attempt["firstStep"] for attempt in record["attempts"]]
+    assert first == [step + 1 for step in begun_at(project)]
+    # An interrupt may fall between a step and its report.
+    assert all(begun - step in (1, 2) for step, begun in zip([0, *reached], first, strict=False))
+    assert f"time box 1 is over, at step {reached[0]}; the next one follows" in done.err
+    assert f"over {count} attempts" in done.err
+
+
+def test_slices_bound_how_many_there_are_and_resume_adds_as_many(project: Project) -> None:
+    project.write("train.py", COUNTING)
+    project.write("backprop.toml", "slices = 2\nmax_run_minutes = 0.006\n")
+    done = project.run("run", "train.py", "--", 100_000)
+    record = project.record()
+    assert (done.code, statuses(record)) == (0, ["timeboxed"] * 2)
+    assert "time box 1 of 2 is over" in done.err
+    assert project.run("resume", "last").code == 0
+    assert statuses(project.record()) == ["timeboxed"] * 4
+
+
+def test_two_until_done_with_one_slot_take_turns(project: Project) -> None:
+    project.write("train.py", COUNTING)
+    words = ("--until-done", "-p", 1, *BOX)
+    first = project.start("run", "train.py", *words, "-n", "one", "--", 80)
+    project.wait_for_state("running", "one")
+    second = project.start("run", "train.py", *words, "-n", "two", "--", 80)
+    record = project.wait_for_state("queued", "two")
+    assert "slots: 1 of 1 in use (one)" in record["reason"]
+    assert [project.end(process).code for process in (first, second)] == [0, 0]
+    attempts = {name: project.record(name)["attempts"] for name in ("one", "two")}
+    in_turn = sorted((one["start"], one["end"], name) for name in attempts for one in attempts[name])
+    assert all(before[1] <= after[0] for before, after in pairwise(in_turn))
+    names = [name for *_, name in in_turn]
+    both = names[names.index("two") - 1 :]  # from when the second waits, until one of them is done
+    both = both[: min(len(both) - both[::-1].index(name) for name in attempts)]
+    assert len(both) >= 3
+    assert both == (["one", "two"] * len(both))[: len(both)]
+
+
+@pytest.mark.parametrize(("how", "code"), [("backprop stop", 143), ("Ctrl-C", 130)])
+def test_a_stop_between_two_time_boxes_ends_the_series(project: Project, how: str, code: int) -> None:
+    project.write("train.py", COUNTING)
+    project.write("hold.py", HOLDING)
+    series = project.start("run", "train.py", "--until-done", "-p", 1, *BOX, "-n", "it", "--", 100_000)
+    project.wait_for_state("running", "it")
+    holder = project.start("run", "hold.py", "-p", 1, "--wait", 5, "-n", "holder")
+    project.wait_for_state("running", "holder")
+    project.wait_for_state("queued", "it")
+    if how == "Ctrl-C":
+        series.send_signal(signal.SIGINT)
+    else:
+        assert project.run("stop", "it").code == 0
+    assert project.end(series).code == code
+    record = project.record("it")
+    assert (record["status"], record["reason"]) == ("stopped", f"{how}, between two time boxes")
+    assert set(statuses(record)) == {"timeboxed"}
+    project.write("go", "")
+    assert project.end(holder).code == 0
+    assert project.run("resume", "it", "--slices", 1).code == 0
+    assert begun_at(project, "it")[-1] >= record["lastStep"]
+
+
+def test_ctrl_c_within_a_time_box_ends_the_series(project: Project) -> None:
+    project.write("train.py", HOLDING)
+    series = project.start("run", "train.py", "--until-done", "--retries", 3)
+    project.wait_for_state("running")
+    wait_for(project.processes, "the script")
+    series.send_signal(signal.SIGINT)
+    assert project.end(series).code == 130
+    assert statuses(project.record()) == ["stopped"]
+
+
+def test_in_the_background_the_agent_runs_the_series_and_stop_ends_it(project: Project) -> None:
+    project.write("train.py", COUNTING)
+    done = project.run("run", "train.py", "--until-done", "--detach", *BOX, "-n", "it", "--", 80)
+    assert (done.code, done.out.strip()) == (0, project.record()["id"])
+    assert len(project.wait_for_state("completed")["attempts"]) >= 2
+    project.run("run", "train.py", "--until-done", "--detach", *BOX, "-n", "endless", "--", 100_000)
+    wait_for(lambda: len(project.record("endless")["attempts"]) > 1, "its second time box")
+    assert project.run("stop", "endless").code == 0
+    record = project.wait_for_state("stopped", "endless")
+    assert record["reason"].startswith("backprop stop")
+    wait_for(lambda: not project.processes(), "everybody to leave")
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def test_a_crash_loop_ends_after_one_retry_without_progress(project: Project) -> None:
+    project.write("train.py", """print('{"step": 3}'); raise RuntimeError("boom")""")
+    done = project.run("run", "train.py", "--retries", 5)
+    record = project.record()
+    assert (done.code, statuses(record)) == (1, ["failed", "failed"])
+    assert "retry 1 of 5 after a failure: exit code 1" in done.err
+    assert "no retry: the step has not advanced since the last failure" in done.err
+    assert [attempt["cause"] for attempt in record["attempts"]] == ["script", "script"]
+
+
+def test_while_the_step_advances_failures_are_retried_as_often_as_was_said(project: Project) -> None:
+    script = """
+        import json, os, pathlib, signal
+        source = os.environ.get("BACKPROP_RESUME_FROM")
+        step = int(pathlib.Path(source).read_text()) if source else 0
+        print("from", step, flush=True)
+        pathlib.Path("step.txt").write_text(str(step + 1))
+        print(json.dumps({"step": step + 1}), json.dumps({"event": "checkpoint_saved", "path": "step.txt"}), sep="\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    project.write("train.py", script)
+    done = project.run("run", "train.py", "--retries", 2)
+    record = project.record()
+    assert (done.code, begun_at(project)) == (137, [0, 1, 2])
+    assert {attempt["cause"] for attempt in record["attempts"]} == {"killed"}
+    assert "no retry: all 2 were used" in done.err
+
+
+def test_what_would_fail_again_is_not_retried(project: Project) -> None:
+    project.write("train.py", """import sys; sys.exit("OSError: [Errno 28] No space left on device")""")
+    done = project.run("run", "train.py", "--retries", 5)
+    (attempt,) = project.record()["attempts"]
+    assert (attempt["cause"], attempt["reason"]) == ("disk-full", "exit code 1 (the disk is full)")
+    assert "no retry: it would fail again (exit code 1 (the disk is full))" in done.err
+
+
+# --- silence ------------------------------------------------------------------------------------
+
+
+def test_a_run_that_says_nothing_is_stopped_and_retried(project: Project) -> None:
+    project.write("train.py", SILENT)
+    done = project.run("run", "train.py", "--stall", "0.006", "--retries", 3)
+    record = project.record()
+    reason = "stalled: no output for 0.006 minutes"
+    assert (done.code, statuses(record), record["reason"]) == (75, ["stopped", "stopped"], reason)
+    assert [attempt["cause"] for attempt in record["attempts"]] == ["stalled", "stalled"]
+    assert 0.36 <= (record["attempts"][0]["end"] - record["attempts"][0]["start"]) / 1000 < 5
+
+
+def test_a_pause_is_no_silence(project: Project) -> None:
+    project.write(
+        "train.py", HOLDING.replace("time.sleep(0.02)", "time.sleep(0.02); print('here', flush=True)")
+    )
+    running = project.start("run", "train.py", "--stall", "0.008")
+    project.wait_for_state("running")
+    project.run("pause", "last")
+    project.wait_for_state("paused")
+    paused_s = time.monotonic()
+    wait_for(lambda: time.monotonic() > paused_s + 0.6, "longer than the silence that is allowed")
+    assert project.record()["status"] == "paused"
+    project.run("unpause", "last")
+    project.write("go", "")
+    assert project.end(running).code == 0
+    assert statuses(project.record()) == ["completed"]
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def test_extend_gives_a_live_run_more_time_that_the_script_sees(project: Project) -> None:
+    script = """
+        import pathlib, time
+        from backprop_core.script import time_left
+        first = time_left()
+        while time_left() < first + 30:
+            time.sleep(0.02)
+        print("extended", flush=True)
+        while not pathlib.Path("go").exists():
+            time.sleep(0.02)
+    """
+    project.write("train.py", script)
+    running = project.start("run", "train.py", "-m", "0.5", "-n", "it")
+    project.wait_for_state("running")
+    done = project.run("extend", "it", 1)
+    assert (done.code, done.err) == (
+        0,
+        f"backprop: run it ({project.record()['id']}) is given 1 minutes more\n",
+    )
+    log = project.run_folder() / "output.log"
+    wait_for(lambda: "extended" in log.read_text(), "the script to see it")
+    project.write("go", "")
+    ended = project.end(running)
+    assert ended.code == 0
+    assert "the time box is extended by 1 minutes" in ended.err
+    late = project.run("extend", "it", 1)
+    assert (late.code, "there is nothing to extend" in late.err) == (2, True)
+
+
+@pytest.mark.parametrize("minutes", ["0", "nan"])
+def test_what_is_no_number_of_minutes_extends_nothing(project: Project, minutes: str) -> None:
+    assert project.run("extend", "last", "--", minutes).code == 2
+
+
+def test_the_minutes_in_all_shorten_the_last_time_box_and_are_remembered(project: Project) -> None:
+    project.write("train.py", HOLDING)
+    words = ("--slices", 5, "-m", "0.01", "--total-minutes", "0.015", "--stop-grace", "0.1")
+    done = project.run("run", "train.py", *words)
+    record = project.record()
+    assert (done.code, record["status"]) == (0, "timeboxed")
+    first, *others = [(one["end"] - one["start"]) / 1000 for one in record["attempts"]]
+    assert first >= 0.6
+    assert sum(others) < 0.6
+    again = project.run("resume", "last", "--total-minutes", "0.01")
+    assert again.code == 2
+    assert f"the 0.01 minutes of run {record['id']} in all are used up" in again.err
+
+
+def soon(seconds: float) -> str:
+    return (datetime.now().astimezone() + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
+
+def test_the_last_moment_ends_the_time_box_and_the_series(project: Project) -> None:
+    project.write("train.py", HOLDING)
+    at = soon(4)
+    done = project.run("run", "train.py", "--until-done", "-m", "9", "--until", at, "--stop-grace", "0.1")
+    late_s = time.time() - datetime.fromisoformat(at).timestamp()
+    record = project.record()
+    assert (done.code, statuses(record)) == (0, ["timeboxed"])
+    assert "no further time box: the time that the run was given is used up" in done.err
+    assert 0 <= late_s < 3
+    again = project.run("resume", "last")
+    assert (again.code, f"{at} is over" in again.err) == (2, True)
+    assert project.record() == record
+
+
+def test_a_wait_ends_at_the_last_moment_too(project: Project) -> None:
+    project.write("train.py", "")
+    project.machine(ram_free_gb=0.5)
+    done = project.run("run", "train.py", "--wait", 5, "--until", soon(4))
+    assert done.code == 75
+    assert project.records() == []
+
+
+@pytest.mark.torch
+def test_a_series_of_time_boxes_learns_what_one_long_run_learns(project: Project) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("torch")
+    script = Path(__file__).parents[2] / "examples" / "train_digits_torch.py"
+    words = ("--", "--epochs", 40, "--seconds", 10_000)
+    assert project.run("run", script, "-n", "long", *words, timeout=300).code == 0
+    done = project.run("run", script, "-n", "short", "--until-done", "-m", "0.12", *words, timeout=300)
+    long, short = project.record("long"), project.record("short")
+    assert (done.code, short["status"]) == (0, "completed"), done.err
+    assert len(short["attempts"]) >= 5
+    assert short["metrics"]["test_accuracy"] == long["metrics"]["test_accuracy"] >= 0.95
+    assert short["lastStep"] == long["lastStep"]
