@@ -188,8 +188,10 @@ class Admission:
         candidates = weighed.verdict.gpus or ranked(weighed.machine.gpus or ())
         for answer in self._plugins.ask("backprop_select_gpu", request=self._request, gpus=candidates):
             if answer.failure or answer.value not in candidates:
-                what = answer.failure.error if answer.failure else "it is not among the candidates"
-                reasons.append(f"{answer.plugin}: choosing a GPU failed ({what})")
+                failure = answer.failure or self._plugins.failure(
+                    answer.plugin, "backprop_select_gpu", "its GPU is not among the candidates"
+                )
+                reasons.append(str(failure))
             else:
                 candidates = (answer.value, *(gpu for gpu in candidates if gpu is not answer.value))
             break

@@ -365,7 +365,7 @@ def follow(  # what an attempt is made of
     observers.tell("backprop_run_finished", run=journal.record)
     log.close()
     if not observers.drain(OBSERVERS_S):
-        view.tell(f"a plugin that observes runs did not finish within {OBSERVERS_S:g} s and is left behind")
+        view.tell(f"{observers.busy_with()} did not finish within {OBSERVERS_S:g} s and is left behind")
     following.say_failures()
     request, record = order.request, journal.record
     may_go_on = record.status in RESUMABLE and record.checkpoints

@@ -243,4 +243,4 @@ def _module_of(parser: object) -> str:
 
 def collect_parsers(plugins: Plugins, run: object) -> list[EventParser]:
     """Ask the plugins for their parsers, in the order in which lines are offered to them."""
-    return plugins.parts("backprop_event_parser", ["__call__"], run=run)
+    return plugins.parts("backprop_event_parser", run=run)

@@ -113,7 +113,6 @@ class Following:
         self.tail = b""
         self._machine: Machine | None = admitted.machine
         self._reasons: dict[str, str] = dict(_CAUSES)
-        self._said: set[str] = set()
         self._paused_at_s: float | None = None
         self._pause_causes: dict[str, str] = {}
         self.stop_reasons: dict[str, str] = {}
@@ -311,6 +310,6 @@ class Following:
     def say_failures(self) -> None:
         """Tell of each plugin's failure once."""
         for text in [str(failure) for failure in (*self._plugins.failures, *self._events.failures)]:
-            if text not in self._said:
-                self._said.add(text)
+            if text not in self._plugins.told:
+                self._plugins.told.add(text)
                 self._view.tell(text)

@@ -102,7 +102,7 @@ def _of_kind(kind: str, findings: Iterable[Finding]) -> list[str]:
 def _finding(answer: Answer, objections: Sequence[str]) -> Finding:
     value = answer.value
     if answer.failure:
-        return Finding(kind="refused", reason=f"{answer.plugin}: the rule failed ({answer.failure.error})")
+        return Finding(kind="refused", reason=str(answer.failure))
     match value:
         case Refusal(gpus=None):
             return Finding(kind="refused", reason=value.reason)

@@ -165,3 +165,13 @@ class Launcher(Protocol):
     def cancel(self, handle: str, *, force: bool) -> None:
         """End the job through the engine: escalation only, a stop request comes first."""
         ...
+
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "backprop_storage_backend": ("name", "schemes", "open"),
+    "backprop_launcher": ("name", "preflight", "render", "submit", "state", "cancel"),
+    "backprop_framework": ("name", "order", "score", "environment", "resume_arguments"),
+    "backprop_gpu_probe": ("name", "order", "is_available", "read", "visible_devices"),
+    "backprop_event_parser": ("__call__",),
+}
+"""What a part must have, by the hook that hands it over."""

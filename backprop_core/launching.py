@@ -19,12 +19,11 @@ from .records import EngineState, LaunchPlan, RunRecord
 from .states import LIVE, RunState
 
 FOLLOW_S = 0.05
-_LAUNCHER_NEEDS = ("name", "preflight", "render", "submit", "state", "cancel")
 
 
 def choose_launcher(opened: Opened) -> Launcher:
     """Pick the launcher that the settings name."""
-    launchers = opened.plugins.parts("backprop_launcher", _LAUNCHER_NEEDS)
+    launchers = opened.plugins.parts("backprop_launcher")
     return guarded_launcher(named(launchers, opened.resolved.settings.launcher, "launcher", "launcher"))
 
 

@@ -19,7 +19,6 @@ from .records import Gpu, Machine, Record, RunRecord
 
 READ_LIMIT_S = 10.0
 LONGEST_PATIENCE_S = 5.0
-_PROBE_NEEDS = ("name", "order", "is_available", "read", "visible_devices")
 
 
 class Worker:
@@ -57,6 +56,11 @@ class Worker:
             return None
         self.busy_since_s = None
         return result
+
+    @property
+    def thread(self) -> int | None:
+        """Identify the thread; None before the first job."""
+        return self._thread.ident if self._thread else None
 
     def is_late(self) -> bool:
         """Tell whether the job takes longer than a reading may."""
@@ -200,7 +204,10 @@ class Monitor:
         """Say what is wrong with the measuring, each thing once."""
         problem = self._problem
         if self._worker.is_late():
-            problem = f"a rule did not answer within {READ_LIMIT_S:g} s; it is not asked until it does"
+            busy = self._plugins.busy_with(self._worker.thread)
+            problem = (
+                f"{busy or 'a rule'} did not answer within {READ_LIMIT_S:g} s; no rule is asked until it does"
+            )
         if problem is None or problem in self._said:
             return None
         self._said.add(problem)
@@ -257,7 +264,7 @@ def choose_probe(
     readers = {} if readers is None else readers
     if known := readers.get(wanted):
         return known, known.read()
-    probes = sorted(plugins.parts("backprop_gpu_probe", _PROBE_NEEDS), key=lambda probe: probe.order)
+    probes = sorted(plugins.parts("backprop_gpu_probe"), key=lambda probe: probe.order)
     if wanted != "auto":
         # Read even where it calls itself unavailable: that says why.
         probe = named(probes, wanted, "GPU probe", "gpu.probe")

@@ -46,6 +46,11 @@ class Observers:
         self._thread.join(max(0.0, end_s - now_s()))
         return not self._thread.is_alive()
 
+    def busy_with(self) -> str:
+        """Name the plugin that has not finished, and the hook that it is in."""
+        busy = self._plugins.busy_with(self._thread.ident) if self._thread else None
+        return busy or "a plugin that observes runs"
+
     def _work(self) -> None:
         while call := self._waiting.get():
             hook, arguments = call

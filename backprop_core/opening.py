@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from .chosen import guarded_storage
-from .errors import PluginError, StorageError, UsageError
+from .errors import BackpropError, PluginError, StorageError, UsageError
 from .interfaces import Storage, StorageBackend
 from .machine import named
 from .plugin_options import declared, refuse_clashes
 from .plugin_sources import LOCAL_NAME, Wanted
 from .plugin_sources import load as load_plugins
-from .plugins import Plugins, translating
+from .plugins import Call, Plugins, translating
 from .records import EMPTY, Record
 from .settings import Resolved, Setting, home_folder, resolve
-
-_STORAGE_NEEDS = ("name", "schemes", "open")
 
 
 class Loaded(Record, frozen=True):
@@ -46,7 +45,7 @@ class Ask(Record, frozen=True):
 
     `flags` maps dotted settings to values; `assignments` are the texts of `--set`. `same_code` forbids to resume with
     other code than the last attempt's. `loaded` are plugins that had to be asked for their options before the command
-    line could be read.
+    line could be read. `tell` is told of a plugin that keeps the command waiting, `trace` of every call of a hook.
     """
 
     script: Path | None = None
@@ -65,6 +64,8 @@ class Ask(Record, frozen=True):
     detach: bool = False
     same_code: bool = False
     loaded: Loaded | None = None
+    tell: Callable[[str], None] | None = None
+    trace: Callable[[Call], None] | None = None
 
 
 class Opened(Record, frozen=True):
@@ -90,11 +91,15 @@ def open_all(
     """
     settled = settle(ask, environ, script=script, recorded=recorded)
     resolved, plugins = settled.resolved, settled.plugins
-    _refuse_broken_file(plugins)
-    if script or ask.module:
-        refuse_clashes(plugins)
-    plugins.ask("backprop_configure", settings=resolved.settings)
-    storage, home = open_storage(plugins, resolved, environ)
+    try:
+        _refuse_broken_file(plugins)
+        if script or ask.module:
+            refuse_clashes(plugins)
+        plugins.ask("backprop_configure", settings=resolved.settings)
+        storage, home = open_storage(plugins, resolved, environ)
+    except BackpropError:  # which a plugin that failed may be the cause of
+        plugins.tell_failures()
+        raise
     return Opened(resolved=resolved, plugins=plugins, storage=storage, home=home)
 
 
@@ -141,6 +146,7 @@ def _refuse_broken_file(plugins: Plugins) -> None:
     """Go no further without a person's own `backprop_plugins.py`: what it was to guard would not be guarded."""
     for failure in plugins.failures:
         if failure.hook is None and failure.path and Path(failure.path).name == LOCAL_NAME:
+            plugins.told.add(str(failure))
             raise PluginError(
                 f"{failure.path} does not load: {failure.error}",
                 "mend it, or leave it out with --no-local-plugins",
@@ -161,7 +167,7 @@ def _load(resolved: Resolved, ask: Ask, environ: Mapping[str, str], script_folde
     )
     if ask.loaded and ask.loaded.wanted == wanted:
         return ask.loaded
-    return Loaded(wanted=wanted, plugins=load_plugins(wanted))
+    return Loaded(wanted=wanted, plugins=load_plugins(wanted, tell=ask.tell, trace=ask.trace))
 
 
 def open_storage(plugins: Plugins, resolved: Resolved, environ: Mapping[str, str]) -> tuple[Storage, Path]:
@@ -175,7 +181,7 @@ def open_storage(plugins: Plugins, resolved: Resolved, environ: Mapping[str, str
 
 def _chosen_backend(plugins: Plugins, wanted: str) -> tuple[StorageBackend, str | None]:
     """Find the backend, and the URL to give it where the setting holds one."""
-    backends: list[StorageBackend] = plugins.parts("backprop_storage_backend", _STORAGE_NEEDS)
+    backends: list[StorageBackend] = plugins.parts("backprop_storage_backend")
     scheme, is_url, _ = wanted.partition(":")
     if not is_url:
         return named(backends, wanted, "storage", "storage"), None
@@ -192,3 +198,15 @@ def close(opened: Opened) -> None:
         opened.storage.close()
     finally:
         opened.plugins.ask("backprop_unconfigure", settings=opened.resolved.settings)
+        opened.plugins.tell_failures()
+
+
+@contextmanager
+def configured(settled: Settled) -> Iterator[Plugins]:
+    """Let a command that needs no storage use the plugins."""
+    settled.plugins.ask("backprop_configure", settings=settled.resolved.settings)
+    try:
+        yield settled.plugins
+    finally:
+        settled.plugins.ask("backprop_unconfigure", settings=settled.resolved.settings)
+        settled.plugins.tell_failures()

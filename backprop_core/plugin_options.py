@@ -15,7 +15,7 @@ from .settings import DECLARED, Setting
 
 RESERVED = frozenset(
     "--config --detach --dry-run --force --help --module --name --no-local-plugins --no-plugin --plain --plugin "
-    "--resume-from --run-id --set --verbose --version".split()
+    "--resume-from --run-id --same-code --set --trace --verbose --version".split()
 )
 """The flags of `run` and `resume` that are no settings."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,12 +13,12 @@ from types import ModuleType
 import msgspec
 
 from .errors import PluginError
-from .plugins import Plugins, PluginState, guarded
+from .plugins import OWN_DISTRIBUTION, Call, Plugins, PluginState, guarded, said_when_slow
 from .records import PluginFailure, Record
 
 LOCAL_NAME = "backprop_plugins.py"
 GROUP = "backprop"
-OWN_DISTRIBUTION = "backprop-core"
+FILE_MODULE = "backprop_plugins_"
 
 
 class EntryPoint(Record, frozen=True):
@@ -44,12 +44,19 @@ class Wanted(Record, frozen=True):
     with_others: bool = True
 
 
-def load(wanted: Wanted) -> Plugins:
+def load(
+    wanted: Wanted,
+    *,
+    tell: Callable[[str], None] | None = None,
+    trace: Callable[[Call], None] | None = None,
+) -> Plugins:
     """Load entry points, then named modules, then local files.
 
+    :param tell: Is told of a plugin that keeps the command waiting.
+    :param trace: Is told of every call of a hook.
     :raises PluginError: for a named module or a local file that does not load.
     """
-    plugins = Plugins()
+    plugins = Plugins(tell=tell, trace=trace)
     for point in find_entry_points():
         if point.distribution == OWN_DISTRIBUTION or wanted.with_others:
             _load_entry_point(plugins, point, wanted.blocked)
@@ -140,15 +147,27 @@ def _load_module(plugins: Plugins, name: str, wanted: Wanted) -> None:
 
 def _take(plugins: Plugins, state: PluginState, target: str) -> PluginFailure | None:
     """Import what an entry point or a person names, `module` or `module:attribute`, and register it."""
-    module, _, attribute = target.partition(":")
 
     def take() -> None:
-        imported = import_module(module)
-        plugin = operator.attrgetter(attribute)(imported) if attribute else imported
-        plugins.add(plugin, msgspec.structs.replace(state, path=getattr(imported, "__file__", module)))
+        plugin, path = bring(target)
+        plugins.add(plugin, msgspec.structs.replace(state, path=path))
 
-    _, failure = guarded(state.name, None, take, path=state.path)
-    return msgspec.structs.replace(failure, path=_file_of(module)) if failure else None
+    is_own = state.distribution == OWN_DISTRIBUTION
+    with said_when_slow(None if is_own else plugins.tell, f"the import of plugin {state.name} ({target})"):
+        _, failure = guarded(state.name, None, take, path=state.path)
+    return msgspec.structs.replace(failure, path=_file_of(target.partition(":")[0])) if failure else None
+
+
+def bring(target: str | None, file: str | None = None) -> tuple[object, str]:
+    """Import `module` or `module:attribute`, or else run a file, and return the plugin with its path."""
+    if target is None:
+        assert file
+        module = _run_file(Path(file))
+        return module, file
+    name, _, attribute = target.partition(":")
+    imported = import_module(name)
+    plugin = operator.attrgetter(attribute)(imported) if attribute else imported
+    return plugin, getattr(imported, "__file__", None) or name
 
 
 def _file_of(module: str) -> str:
@@ -170,18 +189,23 @@ def _load_local(plugins: Plugins, path: Path, blocked: frozenset[str]) -> None:
         plugins.warnings.append(f"{path} is not loaded: {problem}")
         plugins.leave_out(state, problem)
         return
-    _, failure = guarded(state.name, None, _run_file, plugins, state, path, path=state.path)
+
+    def take() -> None:
+        plugins.add(_run_file(path), state, is_local=True)
+
+    with said_when_slow(plugins.tell, f"the import of {path}"):
+        _, failure = guarded(state.name, None, take, path=state.path)
     if failure:
         plugins.fail(state, failure)
 
 
-def _run_file(plugins: Plugins, state: PluginState, path: Path) -> None:
-    module = ModuleType(f"backprop_plugins_{abs(hash(str(path))):x}")
+def _run_file(path: Path) -> ModuleType:
+    module = ModuleType(f"{FILE_MODULE}{abs(hash(str(path))):x}")
     module.__file__ = str(path)
     code = compile(path.read_bytes(), str(path), "exec")
     sys.modules[module.__name__] = module
     exec(code, module.__dict__)  # noqa: S102 - running the user's own file is the feature
-    plugins.add(module, state, is_local=True)
+    return module
 
 
 def untrusted(path: Path) -> str | None:

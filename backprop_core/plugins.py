@@ -5,6 +5,7 @@ Implementations are called one by one, so that a plugin that fails silences no o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +14,15 @@ import msgspec
 import pluggy
 
 from . import hookspecs
+from .clock import now_s
 from .errors import BackpropError, PluginError
 from .hookspecs import PROJECT
+from .interfaces import NEEDS
 from .records import PluginFailure, PluginOption, Record
+
+OWN_DISTRIBUTION = "backprop-core"
+SLOW_S = 3.0
+SAID_ANYWAY = frozenset({"backprop_admit", "backprop_select_gpu", "backprop_status_report"})
 
 
 class PluginState(Record, frozen=True):
@@ -58,13 +65,34 @@ def _mark(place: object, name: str, kind: str) -> Mapping[str, Any] | None:
     return mark if isinstance(mark, Mapping) else None
 
 
-class Plugins:
-    """The plugins of one command."""
+class Call(Record, frozen=True):
+    """One call of one implementation of a hook."""
 
-    def __init__(self) -> None:
+    hook: str
+    plugin: str
+    value: Any
+    failure: PluginFailure | None
+    took_s: float
+
+
+class Plugins:
+    """The plugins of one command.
+
+    `tell` is told of one that keeps the command waiting, `trace` of every call of a hook.
+    """
+
+    def __init__(
+        self, *, tell: Callable[[str], None] | None = None, trace: Callable[[Call], None] | None = None
+    ) -> None:
+        self.tell = tell
+        self.trace = trace
         self._manager = _Manager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._paths: dict[str, str | None] = {}
+        self._others: set[str] = set()
+        self._busy: dict[int, str] = {}
+        self._parts: dict[str, list[tuple[str, Any]]] = {}
+        self.told: set[str] = set()
         self._options: list[tuple[str, PluginOption]] | None = None
         self.states: list[PluginState] = []
         self.failures: list[PluginFailure] = []
@@ -82,16 +110,14 @@ class Plugins:
         hooks = tuple(self._checked(plugin, state, is_local=is_local))
         self._manager.register(plugin, name=state.name)
         self._paths[state.name] = state.path
+        if state.distribution != OWN_DISTRIBUTION:
+            self._others.add(state.name)
         self.states.append(msgspec.structs.replace(state, hooks=hooks))
 
     def _checked(self, plugin: object, state: PluginState, *, is_local: bool) -> Iterator[str]:
-        for attribute in dir(plugin):
-            options = _mark(plugin, attribute, "impl")
-            if options is None:
-                continue
-            name = options.get("specname") or attribute
-            problem = _problem_with(name, getattr(plugin, attribute), options)
-            if problem and is_local and name not in _SPECS:
+        for name, function, options in implementations(plugin):
+            problem = problem_with(name, function, options)
+            if problem and is_local and name not in SPECS:
                 self.warnings.append(f"{state.path}: {problem}")
             elif problem:
                 raise PluginError(problem)
@@ -112,19 +138,47 @@ class Plugins:
         """Call every implementation of a hook, the newest plugin first; None answers are left out."""
         answers = []
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            given = [arguments[name] for name in implementation.argnames]
             name = implementation.plugin_name
-            value, failure = guarded(name, hook, implementation.function, *given, path=self._paths[name])
+            given = [arguments[name] for name in implementation.argnames]
+            value, failure = self._call(name, hook, implementation.function, given)
             if failure:
                 self.note(failure)
             if failure or value is not None:
                 answers.append(Answer(plugin=name, value=value, failure=failure))
         return answers
 
+    def _call(
+        self, plugin: str, hook: str, function: Callable[..., Any], given: Sequence[Any]
+    ) -> tuple[Any, PluginFailure | None]:
+        started_s, thread = now_s(), threading.get_ident()
+        self._busy[thread] = f"{self._called(plugin)} in {hook}"
+        with said_when_slow(self.tell if plugin in self._others else None, self._busy[thread]):
+            value, failure = guarded(plugin, hook, function, *given, path=self._paths[plugin])
+        del self._busy[thread]
+        if self.trace:
+            took_s = now_s() - started_s
+            self.trace(Call(hook=hook, plugin=plugin, value=value, failure=failure, took_s=took_s))
+        return value, failure
+
+    def _called(self, plugin: str) -> str:
+        path = self._paths[plugin]
+        return f"plugin {plugin}" + (f" ({path})" if path not in (None, plugin) else "")
+
+    def busy_with(self, thread: int | None) -> str | None:
+        """Name the plugin and the hook that a thread is in at this moment."""
+        return self._busy.get(thread or 0)
+
     def note(self, failure: PluginFailure) -> None:
         """Remember a failure, once: one that comes with every event of a long run must not fill the memory."""
         if failure not in self.failures:
             self.failures.append(failure)
+
+    def tell_failures(self) -> None:
+        """Tell of each failure once, but for those that what the command says anyway names."""
+        for failure in self.failures:
+            if self.tell and failure.hook not in SAID_ANYWAY and str(failure) not in self.told:
+                self.told.add(str(failure))
+                self.tell(str(failure))
 
     def failure(self, plugin: str, hook: str, error: str) -> PluginFailure:
         """Describe what a plugin did wrong without raising."""
@@ -138,19 +192,31 @@ class Plugins:
         """Tell whether any plugin implements the hook."""
         return bool(getattr(self._manager.hook, hook).get_hookimpls())
 
-    def parts(self, hook: str, needs: Sequence[str], **arguments: Any) -> list[Any]:
-        """Collect the parts that plugins bring; one without the attributes in `needs` is a failure."""
+    def parts(self, hook: str, **arguments: Any) -> list[Any]:
+        """Collect the parts that plugins bring; one that lacks what such a part needs is a failure."""
+        return [part for _, part in self.brought(hook, **arguments)]
+
+    def brought(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """Collect parts, each with the name of its plugin; what depends on nothing is asked for once."""
+        if not arguments and hook in self._parts:
+            return self._parts[hook]
+        found = self._ask_for_parts(hook, **arguments)
+        if not arguments:
+            self._parts[hook] = found
+        return found
+
+    def _ask_for_parts(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         found = []
         for answer in self.ask(hook, **arguments):
             if answer.failure:
                 continue
             for part in answer.value if isinstance(answer.value, list | tuple) else [answer.value]:
-                missing = [name for name in needs if not hasattr(part, name)]
+                missing = [name for name in NEEDS[hook] if not hasattr(part, name)]
                 if missing:
                     error = f"{type(part).__name__} lacks {', '.join(missing)}"
                     self.note(self.failure(answer.plugin, hook, error))
                 else:
-                    found.append(part)
+                    found.append((answer.plugin, part))
         return found
 
     def options(self) -> list[tuple[str, PluginOption]]:
@@ -173,18 +239,27 @@ class Plugins:
         return found
 
 
-_SPECS = {
+SPECS = {
     name: tuple(spec.__code__.co_varnames[: spec.__code__.co_argcount])
     for name, spec in vars(hookspecs).items()
     if name.startswith("backprop_")
 }
 
 
-def _problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str | None:
-    if name not in _SPECS:
+def implementations(plugin: object) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield what a plugin has marked as implementations: the hook's name, the function, the mark's options."""
+    for attribute in dir(plugin):
+        options = _mark(plugin, attribute, "impl")
+        if options is not None:
+            yield options.get("specname") or attribute, getattr(plugin, attribute), options
+
+
+def problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str | None:
+    """Say why nobody could call an implementation; None where somebody can."""
+    if name not in SPECS:
         import difflib
 
-        close = difflib.get_close_matches(name, _SPECS, 1)
+        close = difflib.get_close_matches(name, SPECS, 1)
         return f"there is no hook {name}" + (f"; did you mean {close[0]}?" if close else "")
     if options.get("wrapper") or options.get("hookwrapper"):
         return f"{name} is a hook wrapper, which Backprop does not call"
@@ -195,10 +270,25 @@ def _problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str |
     if function.__defaults__ or code.co_kwonlyargcount:
         return f"{name} has arguments with defaults, or by keyword only, which hooks may not have"
     names = code.co_varnames[: code.co_argcount]
-    unknown = [argument for argument in names if argument not in (*_SPECS[name], "self", "cls")]
+    unknown = [argument for argument in names if argument not in (*SPECS[name], "self", "cls")]
     if unknown:
-        return f"{name} takes {', '.join(unknown)}; it may take {', '.join(_SPECS[name]) or 'nothing'}"
+        return f"{name} takes {', '.join(unknown)}; it may take {', '.join(SPECS[name]) or 'nothing'}"
     return None
+
+
+@contextmanager
+def said_when_slow(tell: Callable[[str], None] | None, what: str) -> Iterator[None]:
+    """Say what keeps a person waiting, and go on waiting: Ctrl-C is theirs to press."""
+    if tell is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timer = threading.Timer(SLOW_S, tell, [f"still waiting for {what} after {SLOW_S:g} s"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _in_words(error: BaseException) -> str:

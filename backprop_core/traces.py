@@ -13,8 +13,6 @@ from .opening import Opened
 from .records import CheckpointForm, Record, RunRecord, Script
 from .states import LIVE
 
-_FRAMEWORK_NEEDS = ("name", "order", "score", "environment", "resume_arguments")
-
 
 class Traces(Record, frozen=True):
     """The checkpoints of a run by their paths, and the forms they may have; `is_cut` when a search was cut short."""
@@ -62,6 +60,6 @@ def script_of(record: RunRecord) -> Script:
 
 def frameworks_of(opened: Opened, script: Script) -> tuple[Framework | None, tuple[CheckpointForm, ...]]:
     """Choose the script's framework, and tell what its checkpoints look like."""
-    frameworks = opened.plugins.parts("backprop_framework", _FRAMEWORK_NEEDS)
+    frameworks = opened.plugins.parts("backprop_framework")
     chosen, _ = choose_framework(frameworks, script, opened.resolved.settings.framework)
     return chosen, forms_for(chosen, opened.plugins)

@@ -37,7 +37,7 @@ COMMANDS = {
     "prune": "Remove runs that ended long ago.",
     "init": "Write a commented settings file into this folder.",
     "config": "Show or change settings.",
-    "plugins": "List the plugins, with their hooks and their state.",
+    "plugins": "List the plugins, check one.",
     "storage": "Copy records from one storage to another.",
     "doctor": "Explain and repair what crashes, kills and accidents have left.",
     "agent": "Supervise a run that was handed over.",
@@ -91,6 +91,10 @@ def _have_it_read(words: Sequence[str], given: Given) -> object:
     from .typed import UsageProblem, invoke, is_unknown_option
 
     command = command_in(words)
+    if command not in COMMANDS:
+        from .extensions import invoke_with_commands
+
+        return invoke_with_commands(command, words, given)
     may_have_more = command in TAKES_PLUGIN_OPTIONS
     wants_help = bool(_HELP & {*words})
     if not (may_have_more and wants_help):
@@ -101,7 +105,6 @@ def _have_it_read(words: Sequence[str], given: Given) -> object:
                 raise
     from .plugin_flags import ask_plugins
 
-    assert command
     options, loaded = ask_plugins(command, words, is_help=wants_help)
     try:
         return invoke(build_app(command, options), words, msgspec.structs.replace(given, loaded=loaded))
@@ -140,9 +143,11 @@ def build_app(wanted: str | None, options: Sequence[OptionSetting] = ()) -> type
 
     app = typed.build_app([wanted] if wanted in COMMANDS else [*COMMANDS], COMMANDS, HIDDEN, options)
     if wanted not in COMMANDS:
+        from backprop_core.opening import Ask
+
         from .extensions import add_commands
 
-        add_commands(app, taken=COMMANDS)
+        add_commands(app, Ask())
     return app
 
 

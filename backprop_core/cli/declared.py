@@ -81,6 +81,7 @@ class Given(Record, frozen=True):
     plugin: tuple[str, ...] = ()
     no_plugin: tuple[str, ...] = ()
     no_local_plugins: bool = False
+    trace: bool = False
     script_arguments: tuple[str, ...] = ()
     loaded: Loaded | None = None
 
@@ -115,6 +116,7 @@ Verbose = Annotated[bool, option("--verbose", help="Say what was chosen, and why
 DryRun = Annotated[bool, option("--dry-run", help="Do everything up to the launch, then show it.")]
 Plugin = Annotated[list[str] | None, option("--plugin", metavar="MODULE", help="Load a module as a plugin.")]
 NoPlugin = Annotated[list[str] | None, option("--no-plugin", metavar="NAME", help="Leave a plugin out.")]
+Trace = Annotated[bool, option("--trace", help="Show every call of a hook, with its answer.")]
 NoLocal = Annotated[bool, option("--no-local-plugins", help="Do not load backprop_plugins.py files.")]
 
 
@@ -126,6 +128,7 @@ def with_globals(
     plugin: Plugin = None,
     no_plugin: NoPlugin = None,
     no_local_plugins: NoLocal = False,
+    trace: Trace = False,
 ) -> Given:
     """Add global options to those given before."""
     return Given(
@@ -135,6 +138,7 @@ def with_globals(
         plugin=(*given.plugin, *(plugin or ())),
         no_plugin=(*given.no_plugin, *(no_plugin or ())),
         no_local_plugins=no_local_plugins or given.no_local_plugins,
+        trace=trace or given.trace,
         script_arguments=given.script_arguments,
         loaded=given.loaded,
     )

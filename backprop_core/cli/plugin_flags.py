@@ -13,8 +13,9 @@ from backprop_core.orders import recall
 from backprop_core.plugin_options import OptionSetting, declared, refuse_clashes
 from backprop_core.records import Record
 
-from .app import complain
-from .declared import Command, Option, Parameter
+from .app import complain, say
+from .declared import Option, Parameter, parameters_of, with_globals
+from .options import show_call
 
 
 class FirstReading(Record, frozen=True):
@@ -25,6 +26,21 @@ class FirstReading(Record, frozen=True):
 
     given: Mapping[str, Sequence[str]]
     subject: str | None = None
+
+    @property
+    def ask(self) -> Ask:
+        """What it asks for, as far as plugins are concerned."""
+        given = self.given
+        return Ask(
+            config=Path(given["--config"][-1]) if "--config" in given else None,
+            plugins=tuple(given.get("--plugin", ())),
+            blocked=tuple(given.get("--no-plugin", ())),
+            assignments=tuple(given.get("--set", ())),
+            flags={"storage": given["--storage"][-1]} if "--storage" in given else {},
+            with_local_plugins="--no-local-plugins" not in given,
+            tell=say,
+            trace=show_call if "--trace" in given else None,
+        )
 
 
 def ask_plugins(
@@ -48,15 +64,7 @@ def ask_plugins(
 
 
 def _settle(command: str, reading: FirstReading, *, with_script: bool) -> Loaded:
-    given = reading.given
-    ask = Ask(
-        config=Path(given["--config"][-1]) if "--config" in given else None,
-        plugins=tuple(given.get("--plugin", ())),
-        blocked=tuple(given.get("--no-plugin", ())),
-        assignments=tuple(given.get("--set", ())),
-        flags={"storage": given["--storage"][-1]} if "--storage" in given else {},
-        with_local_plugins="--no-local-plugins" not in given,
-    )
+    ask = reading.ask
     if not with_script or reading.subject is None:
         return settle(ask, os.environ).loaded
     if command == "run":
@@ -65,8 +73,8 @@ def _settle(command: str, reading: FirstReading, *, with_script: bool) -> Loaded
     return settle(ask, os.environ, script=Path(record.script_path), recorded=record.settings).loaded
 
 
-def read_first(command: str, words: Sequence[str]) -> FirstReading:
-    """Read what is ours, and pass over options of others.
+def read_first(command: str | None, words: Sequence[str]) -> FirstReading:
+    """Read what is ours, and pass over options of others; without a command of ours, the global options alone.
 
     Whether the word after one of those is its value is not known yet, so that a word after none of them is
     SCRIPT or RUN before any that is.
@@ -90,14 +98,17 @@ def read_first(command: str, words: Sequence[str]) -> FirstReading:
             value = next(rest, "")
         if name in long:
             given.setdefault(long[name], []).append(value)
-    certain.remove(command)
+    if command:
+        certain.remove(command)
     return FirstReading(given=given, subject=next(iter([*certain, *reversed(possible)]), None))
 
 
-def _our_options(command: str) -> tuple[dict[str, str], set[str]]:
+def _our_options(command: str | None) -> tuple[dict[str, str], set[str]]:
     """Return the long form of every option of ours, and which of them take a value."""
-    declared_here: Command = import_module(f"backprop_core.cli.{command}_").COMMAND
-    options = [each for each in declared_here.parameters if isinstance(each.declared, Option)]
+    parameters: Sequence[Parameter] = parameters_of(with_globals)
+    if command:
+        parameters = import_module(f"backprop_core.cli.{command}_").COMMAND.parameters
+    options = [each for each in parameters if isinstance(each.declared, Option)]
     long = {name: max(names, key=len) for names in map(_names, options) for name in names}
     takes_value = {name for each in options if each.kind is not bool for name in _names(each)}
     return {**long, "-h": "--help", "--help": "--help"}, takes_value

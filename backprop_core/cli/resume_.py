@@ -40,7 +40,7 @@ def resume(
         detach=detach,
         same_code=same_code,
     )
-    view = choose_view(plain=plain or detach, verbose=given.verbose)
+    view = choose_view(plain=plain or detach or given.trace, verbose=given.verbose)
     if given.dry_run:
         return show_dry_run(session.dry_run(ask, view, os.environ, reference=run))
     return see_through(lambda: session.resume(run, ask, view, os.environ), view, detached=detach)

@@ -46,7 +46,7 @@ def run(
         force=force,
         detach=detach,
     )
-    view = choose_view(plain=plain or detach, verbose=given.verbose)
+    view = choose_view(plain=plain or detach or given.trace, verbose=given.verbose)
     if given.dry_run:
         return show_dry_run(session.dry_run(ask, view, os.environ))
     return see_through(lambda: session.run(ask, view, os.environ), view, detached=detach)

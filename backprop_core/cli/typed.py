@@ -67,6 +67,15 @@ def in_typers_words(command: Command) -> Callable[..., Any]:
     return _signed(with_context, command.function, command.parameters)
 
 
+def when_alone(command: Command) -> Callable[..., Any]:
+    """Return the command as what a group of commands does where none of them is named."""
+
+    def with_context(context: typer.Context, **values: Any) -> Any:
+        return command(context.obj, values) if context.invoked_subcommand is None else None
+
+    return _signed(with_context, command.function, command.parameters)
+
+
 def _global_options() -> Callable[..., Any]:
     def callback(context: typer.Context, version: bool = False, **values: Any) -> None:
         if version:

@@ -102,9 +102,7 @@ def test_what_does_not_fit_is_told_in_two_lines_before_anything_happens(
     ("option", "said"),
     [
         ("name", "plugin other ({other}) declares --name, which is an option of Backprop's own"),
-        ("max-run-minutes", "declares --max-run-minutes, which is an option of Backprop's own"),
         ("retries", "two plugins declare --retries: other ({other}) and notify ({notify})"),
-        ("no-shout", "two plugins declare --no-shout: other ({other}) and notify ({notify})"),
     ],
 )
 def test_a_flag_with_two_meanings_is_an_error_that_names_both_but_takes_nobodys_stop_away(

@@ -68,12 +68,22 @@ def test_the_built_in_plugins_are_listed_with_their_hooks(project: Project) -> N
         "cpu",
     }
     ram = found["ram"]
-    assert set(ram) == {"name", "distribution", "version", "path", "hooks", "state", "error"}
+    assert set(ram) == {
+        *("name", "distribution", "version", "path", "hooks", "state", "error"),
+        *("parts", "options"),
+    }
     assert (ram["distribution"], ram["state"], ram["error"]) == ("backprop-core", "active", None)
     assert ram["hooks"] == ["backprop_admit", "backprop_govern"]
+    assert [found[name]["parts"] for name in ("ram", "sqlite", "nvml", "pytorch", "local")] == [
+        [],
+        [{"kind": "storage", "name": "sqlite"}],
+        [{"kind": "probe", "name": "nvml"}],
+        [{"kind": "framework", "name": "pytorch"}],
+        [{"kind": "launcher", "name": "local"}],
+    ]
     assert Path(ram["path"]).name == "ram.py"
     lines = project.run("plugins").out.splitlines()
-    assert lines[0].split() == ["NAME", "DISTRIBUTION", "STATE", "HOOKS", "FILE"]
+    assert lines[0].split() == ["NAME", "DISTRIBUTION", "STATE", "PARTS", "HOOKS", "FILE"]
     assert len(lines) == 1 + len(found)
 
 

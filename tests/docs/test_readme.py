@@ -211,7 +211,7 @@ def test_the_plugin_refuses_and_takes_note_as_it_says(project: Project) -> None:
 def test_the_option_of_a_plugin_is_a_flag_a_setting_and_a_variable_as_it_says(project: Project) -> None:
     [plugin] = [block for block in blocks(README, "python") if "backprop_options" in block]
     project.write("backprop_plugins.py", plugin)
-    project.write("train.py", "raise SystemExit(1)")
+    project.write("train.py", "import os; print('posting to', os.environ['NOTIFY_URL']); raise SystemExit(1)")
     project.write("backprop.toml", '[plugin.backprop_plugins]\nnotify-url = "file"\n')
     words = ["run", "train.py"]
     variable = {"BACKPROP_PLUGIN_BACKPROP_PLUGINS_NOTIFY_URL": "variable"}

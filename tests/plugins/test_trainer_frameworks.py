@@ -17,9 +17,7 @@ from backprop_core.checkpoints import search
 from backprop_core.checkpoints.forms import forms_for
 from backprop_core.description import choose_framework, describe_script
 
-FRAMEWORKS: dict[str, Any] = {
-    each.name: each for each in built_ins().parts("backprop_framework", ["name", "order", "score"])
-}
+FRAMEWORKS: dict[str, Any] = {each.name: each for each in built_ins().parts("backprop_framework")}
 CHECKPOINT = Path("/c/5")
 
 

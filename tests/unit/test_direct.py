@@ -15,7 +15,7 @@ from backprop_core.cli.declared import Command, Given, Option
 from backprop_core.cli.direct import values_of
 from backprop_core.cli.typed import UsageProblem, in_typers_words
 
-GROUPS = {"config", "storage"}
+GROUPS = {"config", "storage", "plugins"}
 DIRECT = {
     name: import_module(f"backprop_core.cli.{name}_").COMMAND for name in COMMANDS if name not in GROUPS
 }

@@ -140,7 +140,7 @@ def test_every_refusal_is_a_reason_and_a_rule_that_fails_or_answers_something_el
     assert not verdict.is_allowed
     assert verdict.reasons == (
         "RAM: 1 GB",
-        "c: the rule failed (ValueError: no)",
+        "plugin c failed in h: ValueError: no",
         "d: the rule answered str, not a Refusal",
         "e: the rule answered Pause, not a Refusal",
     )

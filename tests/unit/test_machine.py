@@ -339,13 +339,23 @@ def test_a_driver_that_tells_no_processes_leaves_what_the_run_holds_unknown(tmp_
 def test_a_rule_that_hangs_delays_nobody_and_is_told_once(
     gate: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = watch(plugins_with(backprop_govern=lambda: gate.wait(LIMIT_S) and None), tmp_path)
+    asked = threading.Event()
+
+    def hang() -> None:
+        asked.set()
+        gate.wait(LIMIT_S)
+
+    monitor = watch(plugins_with(backprop_govern=hang), tmp_path)
     monitor.begin(RUN, nothing)
     assert monitor.take() is None
     assert monitor.news() is None
+    assert asked.wait(LIMIT_S)
     monkeypatch.setattr(machine, "now_s", lambda: time.monotonic() + machine.READ_LIMIT_S + 1)
     monitor.begin(RUN, nothing)
-    assert monitor.news() == "a rule did not answer within 10 s; it is not asked until it does"
+    told = (
+        "plugin one (/one.py) in backprop_govern did not answer within 10 s; no rule is asked until it does"
+    )
+    assert monitor.news() == told
     assert monitor.news() is None
     gate.set()
     assert sample_of(monitor).answers == ()

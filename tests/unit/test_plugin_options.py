@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import typer
-from fake_plugins import plugins_with
+from fake_plugins import bring, plugins_with
 
-from backprop_core import PluginOption, SettingsError
+from backprop_core import PluginError, PluginOption, SettingsError
 from backprop_core.cli.app import build_app
 from backprop_core.cli.plugin_flags import read_first
-from backprop_core.plugin_options import RESERVED, OptionSetting, declared, section_of
+from backprop_core.plugin_options import RESERVED, OptionSetting, declared, refuse_clashes, section_of
 from backprop_core.settings import DECLARED, resolve
 
 
@@ -139,3 +139,28 @@ def test_what_decides_about_plugins_is_read_wherever_it_stands() -> None:
     assert given["--plugin"] == ["a", "b"]
     assert [given[name] for name in ("--config", "--set", "--storage")] == [["c.toml"], ["k=v"], ["s"]]
     assert "--no-local-plugins" in given
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            PluginOption(name="max-run-minutes", help=""),
+            "plugin two (/two.py) declares --max-run-minutes, which is",
+        ),
+        (
+            PluginOption(name="no-shout", help=""),
+            "two plugins declare --no-shout: two (/two.py) and one (/one.py)",
+        ),
+        (PluginOption(name="quiet", help=""), None),
+    ],
+)
+def test_every_flag_has_one_meaning(option: PluginOption, said: str | None) -> None:
+    plugins = plugins_with(backprop_options=lambda: [PluginOption(name="shout", help="", type=bool)])
+    bring(plugins, "two", backprop_options=lambda: [option])
+    if said is None:
+        refuse_clashes(plugins)
+    else:
+        with pytest.raises(PluginError) as caught:
+            refuse_clashes(plugins)
+        assert caught.value.message.startswith(said)

@@ -339,6 +339,7 @@ def test_parts_are_collected_one_or_several_and_held_to_what_they_need() -> None
     class Part:
         name = "whole"
         order = 1
+        is_available = read = visible_devices = print
 
     class Half:
         name = "half"
@@ -346,10 +347,10 @@ def test_parts_are_collected_one_or_several_and_held_to_what_they_need() -> None
     plugins = plugins_with(backprop_gpu_probe=lambda: [Part()])
     bring(plugins, "more", backprop_gpu_probe=lambda: [Part(), Half()])
     bring(plugins, "broken", backprop_gpu_probe=raising(ValueError("no")))
-    assert [part.name for part in plugins.parts("backprop_gpu_probe", ["name", "order"])] == ["whole"] * 2
+    assert [part.name for part in plugins.parts("backprop_gpu_probe")] == ["whole"] * 2
     assert [(failure.plugin, failure.error) for failure in plugins.failures] == [
         ("broken", "ValueError: no"),
-        ("more", "Half lacks order"),
+        ("more", "Half lacks order, is_available, read, visible_devices"),
     ]
 
 
