@@ -19,6 +19,9 @@ def main() -> None:
 
         print(f"backprop {__version__}")
         return
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, ()
+    )  # who started us with signals blocked must still be able to stop us
     _calm_interrupts()
     try:
         from .app import run_command

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from figures import Figures
 
 from backprop_core.errors import RefusedError
 from backprop_core.slots import Slots
@@ -30,6 +31,8 @@ from backprop_core.slots import Slots
 
 folder = Path(sys.argv[1])
 log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+times = os.open(folder / "times", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def tell(event):
     os.write(log, f"{event} {os.getpid()}\n".encode())
@@ -64,7 +67,9 @@ def churn(slots, max_parallel):
     witness = os.open(folder / "witness", os.O_RDWR | os.O_CREAT)
     while True:
         slots.join("run", None).leave()
+        began = time.monotonic()
         slot = take(slots, max_parallel)
+        os.write(times, f"{time.monotonic() - began}\n".encode())
         if slot is None:
             time.sleep(random.random() / 500)
             continue
@@ -201,9 +206,13 @@ def test_of_six_processes_at_once_two_hold_a_slot(nursery: Nursery, slots: Slots
     assert slots.take("one too many", None, 2) is None
 
 
-def test_kills_at_any_moment_admit_nobody_too_many_and_leave_nothing(nursery: Nursery, slots: Slots) -> None:
+@pytest.mark.parametrize("kills", [120, pytest.param(300, marks=pytest.mark.soak)])
+def test_kills_at_any_moment_admit_nobody_too_many_and_leave_nothing(
+    nursery: Nursery, slots: Slots, figures: Figures, kills: int
+) -> None:
+    """Row 41."""
     churners = [nursery.bear("churn", 2) for _ in range(6)]
-    for _ in range(120):
+    for _ in range(kills):
         nursery.await_life()
         time.sleep(random.random() / 50)
         victim = random.randrange(6)
@@ -214,7 +223,10 @@ def test_kills_at_any_moment_admit_nobody_too_many_and_leave_nothing(nursery: Nu
 
     until(lambda: slots.holders() == () and slots.waiting() == ())
     assert {event for event, _ in nursery.events()} == {"in"}
-    assert count(nursery, "in") >= 120
+    assert count(nursery, "in") >= kills
+    times_s = sorted(float(line) for line in (nursery.folder / "times").read_text().split())
+    p99_s = times_s[len(times_s) * 99 // 100]
+    figures(kills=kills, taken=count(nursery, "in"), runs_too_many=0, left_held=0, p99_ms=p99_s * 1000)
     with slots.lock(timeout_s=1):
         first, second = slots.take("a", None, 2), slots.take("b", None, 2)
     assert first is not None
@@ -315,6 +327,34 @@ def test_slot_stays_held_by_whoever_inherited_it(nursery: Nursery, slots: Slots)
     assert slots.take("one too many", None, 1) is None
     os.kill(holder.pid, signal.SIGKILL)
     until(lambda: slots.holders() == ())
+
+
+def test_who_allows_fewer_is_refused_while_an_orphan_and_those_who_allow_more_hold_them(
+    nursery: Nursery, slots: Slots
+) -> None:
+    """Row 42: two runs at most, or four, are what each who comes allows beside itself, whoever holds them."""
+    parent = nursery.bear("bequeath", 4)
+    nursery.await_events(1, "in")
+    nursery.kill(parent)
+    (orphan,) = slots.holders()
+    nursery.bear("hold", 2)
+    nursery.await_events(2, "in")
+    nursery.bear("hold", 2)
+    nursery.await_events(1, "refused")
+    for held in (3, 4):
+        nursery.bear("hold", 4)
+        nursery.await_events(held, "in")
+    nursery.bear("hold", 4)
+    nursery.await_events(2, "refused")
+    assert len(slots.holders()) == 4
+    assert orphan in slots.holders()
+    assert slots.take("one too many", None, 4) is None
+    assert orphan.pid is not None
+    os.kill(orphan.pid, signal.SIGKILL)
+    until(lambda: len(slots.holders()) == 3)
+    assert slots.take("for two", None, 2) is None
+    nursery.bear("hold", 4)
+    nursery.await_events(5, "in")
 
 
 def test_killed_decider_leaves_the_admission_lock_free(nursery: Nursery, slots: Slots) -> None:
