@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from .hookspecs import hookimpl
     from .interfaces import EventParser, Framework, GpuProbe, Launcher, Storage, StorageBackend
-    from .locks import is_on_network
+    from .locks import is_on_network, open_private
     from .records import (
         RUN_FILES,
         Attempt,
@@ -68,7 +68,7 @@ _HOMES = {
     ),
     "hookspecs": "hookimpl",
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
-    "locks": "is_on_network",
+    "locks": "is_on_network open_private",
     "records": (
         "Attempt CheckpointForm CheckpointSaved EngineState Event Flaw Gpu GpuIdentity Host Intent LaunchPlan "
         "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress RUN_FILES Refusal "
@@ -130,6 +130,7 @@ __all__ = [
     "hookimpl",
     "is_on_network",
     "memory_limit_mb",
+    "open_private",
     "read_source",
     "versions_in",
 ]

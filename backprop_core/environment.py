@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .locks import open_private, private_folder
 from .plugins import Plugins
 from .records import Gpu, PluginFailure, Record, RunRequest
 from .settings import RUN_VARIABLES
@@ -192,8 +193,10 @@ def helper_folder(home: Path) -> Path:
     package = folder / "backprop_core"
     for path, content in ((package / "__init__.py", b""), (package / "script.py", source)):
         if not path.is_file() or path.read_bytes() != content:
-            package.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for part in (home / "cache", folder, package):
+                private_folder(part)
             fresh = path.with_name(f".{path.name}.{os.getpid()}")
-            fresh.write_bytes(content)
+            with os.fdopen(open_private(fresh, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+                file.write(content)
             fresh.replace(path)
     return folder

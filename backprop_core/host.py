@@ -19,6 +19,7 @@ import msgspec
 
 from .clock import now_ms
 from .errors import SettingsError
+from .locks import open_private
 from .records import Host
 from .units import MB_PER_GB
 
@@ -274,7 +275,7 @@ def _save_model(cache_file: Path, name: str | None) -> None:
     cache_file.parent.mkdir(mode=0o700, exist_ok=True)
     new = cache_file.with_name(f".{cache_file.name}.{os.getpid()}")
     new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = open_private(new, os.O_WRONLY | os.O_EXCL)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode({"cpu_model": name}))
     new.replace(cache_file)

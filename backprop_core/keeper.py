@@ -655,6 +655,7 @@ class Keeper:
         try:
             fd = os.open(path + b".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             try:
+                os.fchmod(fd, 0o600)  # a umask may have taken from it
                 os.write(fd, text.encode())
             finally:
                 os.close(fd)

@@ -26,6 +26,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
     "lustre ncpfs nfs nfs4 ocfs2 orangefs panfs pvfs2 smb3 smbfs vboxsf virtiofs wekafs".split()
 )
 
+PRIVATE = 0o600
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _READ_LIMIT = 64 * 1024
 
@@ -57,7 +58,20 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
 def open_lock_file(path: Path) -> int:
     """Open the file afresh, made with mode 0600 where there is none, not through a link."""
     with _storage_error(path):
-        return os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+        return open_private(path, os.O_RDWR)
+
+
+def open_private(path: str | Path, flags: int) -> int:
+    """Open a file, made where there is none, for this user alone whatever the umask, and not through a link.
+
+    :param flags: As os.open takes them, such as os.O_WRONLY | os.O_APPEND.
+    :raises OSError: when it cannot be opened.
+    """
+    fd = os.open(path, flags | os.O_CREAT | _FLAGS, PRIVATE)
+    if stat.S_IMODE(os.fstat(fd).st_mode) != PRIVATE:
+        with suppress(OSError):  # another user's, which root may open
+            os.fchmod(fd, PRIVATE)
+    return fd
 
 
 def try_lock(fd: int, timeout_s: float = GLANCE_S) -> bool:
@@ -108,6 +122,7 @@ def private_folder(folder: Path) -> Path:
     with _storage_error(folder):
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
+            folder.chmod(0o700)  # a umask may have taken from it
         found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise StorageError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .locks import open_private
+
 MARK = "\n[backprop left out %020d bytes here]\n"
 _MARK_BYTES = len(MARK % 0)
 _CHUNK_BYTES = 1 << 20
@@ -22,11 +24,10 @@ class OutputLog:
         self.path = path
         self.lost_bytes = 0
         self.error: str | None = None
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file: int | None = None
         self._size = 0
         try:
-            self._file = os.open(path, flags, 0o600)
+            self._file = open_private(path, os.O_RDWR)
             self._size = os.fstat(self._file).st_size
         except OSError as error:
             self.error = error.strerror

@@ -130,10 +130,17 @@ def _say_stopping() -> None:
         return
     _memory.has_said_stopping = True
     try:
-        with open(os.path.join(os.environ["BACKPROP_RUN_DIR"], "stopping"), "w", encoding="ascii") as file:
+        path = os.path.join(os.environ["BACKPROP_RUN_DIR"], "stopping")
+        with open(path, "w", encoding="ascii", opener=_privately) as file:
             file.write(os.environ.get("BACKPROP_ATTEMPT", ""))
     except (OSError, KeyError):
         pass  # the run is then recorded as completed, which is all that is lost
+
+
+def _privately(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(fd, 0o600)  # a umask may have taken from it
+    return fd
 
 
 def should_checkpoint() -> bool:

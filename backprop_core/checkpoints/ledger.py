@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from backprop_core.locks import open_private
 from backprop_core.records import Record
 
 NAME = "checkpoints.jsonl"
@@ -60,7 +61,7 @@ def write(folder: Path, ledger: Ledger) -> None:
     """
     lines = b"".join(_encode(entry) for entry in ledger.values())
     fresh = folder / f".{NAME}.{os.getpid()}"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    descriptor = open_private(fresh, os.O_WRONLY | os.O_TRUNC)
     with os.fdopen(descriptor, "wb") as file:
         file.write(lines)
     fresh.replace(folder / NAME)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from backprop_core.errors import BackpropError, PluginError
+from backprop_core.locks import open_private, private_folder
 from backprop_core.opening import settle
 from backprop_core.plugin_options import OptionSetting, declared
 from backprop_core.settings import (
@@ -122,7 +123,7 @@ def set_value(
     key, checked = (setting.key, check(setting, value, origin)) if setting else (key, value)
     path = _file_to_change(resolved, user=user)
     _, values = read_file(path) if path.is_file() else (origin, {})
-    write(path, _with(values, key, checked, snake=path.suffix == ".toml"))
+    write(path, _with(values, key, checked, snake=path.suffix == ".toml"), is_private=user)
     say(f"set {key} to {_text(checked)} in {path}")
     return 0
 
@@ -130,8 +131,8 @@ def set_value(
 def _file_to_change(resolved: Resolved, *, user: bool) -> Path:
     if user:
         home = home_folder(os.environ)
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return home / "config.toml"
+        home.parent.mkdir(parents=True, exist_ok=True)
+        return private_folder(home) / "config.toml"
     found = resolved.project_file
     if found is None or found.name == "pyproject.toml":
         return Path.cwd() / TOML_NAME if found is None else found
@@ -161,8 +162,10 @@ def _remove(values: dict[str, Any], name: str) -> None:
     values.pop(last, None)
 
 
-def write(path: Path, values: dict[str, Any]) -> None:
+def write(path: Path, values: dict[str, Any], *, is_private: bool = False) -> None:
     """Write a settings file anew. The file it replaces is kept as `.bak` if it had comments, which are lost.
+
+    :param is_private: It is for this user alone, as all that lies in Backprop's own folder.
 
     :raises BackpropError: when it cannot be written; the old file is then as it was.
     """
@@ -182,10 +185,16 @@ def write(path: Path, values: dict[str, Any]) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if "#" in old and path.suffix == ".toml":
-            path.with_name(path.name + ".bak").write_text(old, "utf-8")
+            _put(path.with_name(path.name + ".bak"), old, is_private=is_private)
             say(f"comments are not carried over; the file as it was is {path.name}.bak")
-        fresh.write_text(text, "utf-8")
+        _put(fresh, text, is_private=is_private)
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise BackpropError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _put(path: Path, text: str, *, is_private: bool) -> None:
+    how = open_private if is_private else None
+    with open(path, "w", encoding="utf-8", opener=how) as file:
+        file.write(text)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backprop_core import EngineState, Launcher, LauncherError, LaunchPlan, hookimpl
+from backprop_core import EngineState, Launcher, LauncherError, LaunchPlan, hookimpl, open_private
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -79,8 +79,7 @@ class LocalLauncher:
 
 def open_log(path: Path) -> int:
     """Open what the agent writes to stderr; it is read again even after the run's folder is gone."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
     try:
-        return os.open(path, flags, 0o600)
+        return open_private(path, os.O_RDWR | os.O_TRUNC | os.O_APPEND)
     except OSError as error:
         raise LauncherError(f"{path} cannot be written: {error.strerror}") from error

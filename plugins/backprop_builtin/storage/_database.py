@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from backprop_core import StorageError, is_on_network
+from backprop_core import StorageError, is_on_network, open_private
 
 from ._files import (
-    NO_LINKS,
     OURS_ALONE,
     DamageError,
     LockBusyError,
@@ -247,8 +246,7 @@ def make(path: Path, records: Iterable[tuple[str, bytes]]) -> None:
     temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
         with explained("make", path):
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, OURS_ALONE))
-            os.chmod(temporary, OURS_ALONE)
+            os.close(open_private(temporary, os.O_WRONLY | os.O_EXCL))
         with sqlite_explained("make", path):
             _fill(temporary, records)
         with explained("make", path):

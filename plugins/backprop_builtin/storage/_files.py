@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from backprop_core import StorageError
+from backprop_core import StorageError, open_private
 
 OURS_ALONE = 0o600
 NO_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,7 +45,7 @@ def locked(path: str, wait_s: float) -> Iterator[int]:
     :raises StorageError: when it cannot be opened, or the file system has no locks.
     """
     with explained("open", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS, OURS_ALONE)
+        descriptor = open_private(path, os.O_RDWR)
     try:
         _take_lock(descriptor, path, wait_s)
         yield descriptor
@@ -107,9 +107,8 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, OURS_ALONE)
+        descriptor = open_private(temporary, os.O_WRONLY | os.O_EXCL)
         try:
-            os.fchmod(descriptor, OURS_ALONE)
             write_all(descriptor, content)
             _make_durable(descriptor)
         finally:
@@ -180,13 +179,13 @@ def make_private_folder(folder: Path) -> None:
     """Make a folder, and those above it that are missing, for this user alone whatever the umask."""
     try:
         folder.mkdir(0o700)
+        folder.chmod(0o700)  # a umask may have taken from it
     except FileExistsError:
         return
     except FileNotFoundError:
         make_private_folder(folder.parent)
         make_private_folder(folder)
         return
-    folder.chmod(0o700)
     sync_folder(folder.parent)
 
 

@@ -14,11 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from backprop_core import RunRecord, StorageError
+from backprop_core import RunRecord, StorageError, open_private
 
 from ._files import (
-    NO_LINKS,
-    OURS_ALONE,
     DamageError,
     explained,
     make_private_folder,
@@ -86,8 +84,7 @@ class Journals:
         for turns_left in reversed(range(_TRIES)):
             make_private_folder(self._marks)
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS
-                os.close(os.open(self._marks / mark, flags, OURS_ALONE))
+                os.close(open_private(self._marks / mark, os.O_WRONLY | os.O_EXCL))
                 sync_folder(self._marks)
             except FileNotFoundError:  # the last journal was merged in between, and the folder removed
                 if not turns_left:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from backprop_core import RUN_FILES, StorageError
+from backprop_core import RUN_FILES, StorageError, open_private
 
 from ._files import (
     NO_LINKS,
-    OURS_ALONE,
     DamageError,
     explained,
     is_leftover,
@@ -132,7 +131,7 @@ def claim(store: Path) -> None:
     It is a hint for `has_copies_of`: nothing that fails because of it would be worth it.
     """
     with suppress(OSError):
-        descriptor = os.open(f"{store}.lock", os.O_WRONLY | os.O_CREAT | NO_LINKS, OURS_ALONE)
+        descriptor = open_private(f"{store}.lock", os.O_WRONLY)
         try:
             if os.fstat(descriptor).st_size == 0:
                 write_all(descriptor, b"in use\n")

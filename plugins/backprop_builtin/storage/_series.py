@@ -9,9 +9,9 @@ from threading import Lock
 
 import msgspec
 
-from backprop_core import Progress, StorageError
+from backprop_core import Progress, StorageError, open_private
 
-from ._files import NO_LINKS, OURS_ALONE, explained, write_all
+from ._files import NO_LINKS, explained, write_all
 from ._records import UNREADABLE
 from ._run_folders import SERIES, RunFolders
 
@@ -65,7 +65,7 @@ class Series:
         while len(self._open) >= _OPEN_FILES:
             self._let_go(next(iter(self._open)))
         path = self._folders.path_of(run_id, SERIES)
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINKS, OURS_ALONE)
+        descriptor = open_private(path, os.O_RDWR | os.O_APPEND)
         self._open[run_id] = descriptor
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
