@@ -16,6 +16,7 @@ from .interfaces import Launcher, Storage
 from .machine import named
 from .opening import Opened
 from .records import EngineState, LaunchPlan, RunRecord
+from .redaction import without_secrets
 from .states import LIVE, RunState
 
 FOLLOW_S = 0.05
@@ -34,12 +35,16 @@ def launch_plan(order: Order) -> LaunchPlan:
     `queue.py`.
     """
     first = () if order.with_local_plugins else ("--no-local-plugins",)
-    options = ("--storage", order.resolved.settings.storage, *(("--force",) if order.force else ()))
+    storage = order.resolved.settings.storage
+    # Any user of the machine may read a command line, and none an environment.
+    is_secret = without_secrets(storage) != storage
+    environment = {**order.environ, "BACKPROP_STORAGE": storage} if is_secret else order.environ
+    options = (*(() if is_secret else ("--storage", storage)), *(("--force",) if order.force else ()))
     return LaunchPlan(
         run_id=order.record.id,
         attempt=len(registry.earlier_attempts(order.record)) + 1,
         command=(sys.executable, "-P", "-m", "backprop_core", *first, "agent", order.record.id, *options),
-        environment=order.environ,
+        environment=environment,
         cwd=order.request.cwd or Path.cwd(),
         run_dir=holding.run_folder(order.home, order.record.id),
         limits=order.request.limits,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from backprop_core.errors import BackpropError, ExitCode, RefusedError
-from backprop_core.units import escape
 
 from .declared import Given
 from .direct import values_of
+from .text import presentable
 
 if TYPE_CHECKING:
     import typer
@@ -167,13 +167,13 @@ def complain(error: BackpropError) -> None:
 def say(text: str) -> None:
     """Print a line of ours on stderr; no run ends because nobody is there to read it."""
     with suppress(OSError):
-        print(f"backprop: {escape(text)}", file=sys.stderr)
+        print(f"backprop: {presentable(text)}", file=sys.stderr)
 
 
 def say_more(text: str) -> None:
     """Print a further line on what was just said."""
     with suppress(OSError):
-        print(f"  {escape(text)}", file=sys.stderr)
+        print(f"  {presentable(text)}", file=sys.stderr)
 
 
 def _usage_problem(error: Any, words: Sequence[str]) -> int:

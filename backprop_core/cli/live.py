@@ -22,7 +22,7 @@ from backprop_core.units import escape, format_duration
 
 from .colours import STATE_STYLE
 from .outlet import text_outlet
-from .text import number
+from .text import number, presentable
 from .views import PlainView
 
 SPEED_OVER_S = 10.0
@@ -113,7 +113,7 @@ class LiveView(PlainView):
         return self._terminal is not None and self._terminal.is_behind()
 
     def tell(self, text: str) -> None:
-        line = Text(f"backprop: {escape(text)}", style="bold")
+        line = Text(f"backprop: {presentable(text)}", style="bold")
         self._draw(lambda: self._console.print(line, soft_wrap=True))
 
     def output(self, data: bytes) -> None:

@@ -10,12 +10,13 @@ from backprop_core.attempt import Interrupted, Result
 from backprop_core.clock import now_ms
 from backprop_core.errors import ExitCode
 from backprop_core.records import RunRecord
+from backprop_core.redaction import redacted
 from backprop_core.session import DryRun
 from backprop_core.states import LIVE, RESUMABLE, RunState
 from backprop_core.units import escape, format_duration
 
 from .app import say
-from .text import redacted, run_time_s, shown_environment
+from .text import presentable, run_time_s, shown_environment
 from .views import PlainView
 
 _HOW = {
@@ -108,9 +109,9 @@ def show_dry_run(found: DryRun) -> int:
     """Print the verdict, the command line and what the environment gains."""
     print(f"verdict: {'the run may start' if not found.reasons else 'the run would be refused'}")
     for reason in found.reasons:
-        print(f"  - {escape(reason)}")
+        print(f"  - {presentable(reason)}")
     for warning in found.warnings:
-        print(f"  warning: {escape(warning)}")
+        print(f"  warning: {presentable(warning)}")
     print(f"framework: {found.framework or 'none recognised'}")
     if found.gpus:
         print(f"gpus: {escape(', '.join(found.gpus))}")
@@ -120,7 +121,7 @@ def show_dry_run(found: DryRun) -> int:
     print(f"command: {escape(shlex.join(redacted(found.command)))}")
     if found.launcher:
         print("launcher:")
-        print(escape(found.launcher).replace("\\n", "\n"))
+        print(presentable(found.launcher).replace("\\n", "\n"))
     print("environment:")
     for line in shown_environment(found.environment):
         print(f"  {escape(line)}")

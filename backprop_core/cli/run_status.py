@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from backprop_core.clock import as_datetime
 from backprop_core.records import Attempt, RunRecord
+from backprop_core.redaction import redacted
 from backprop_core.units import escape, format_duration
 
 from .list_ import print_json
-from .text import aligned, number, redacted, run_time_s
+from .text import aligned, number, run_time_s
 
 SHOWN_CHECKPOINTS = 5
 

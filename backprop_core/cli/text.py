@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from backprop_core.clock import as_datetime, now_ms
 from backprop_core.records import RunRecord
+from backprop_core.redaction import HIDDEN, is_secret_name, without_secrets
 from backprop_core.units import escape, format_duration
 
-_SECRET = re.compile(r"(?i)(api[-_]?key|token(?!iz)|secret|password|passwd|credential|auth(?!or))")
-HIDDEN = "***"
 
-
-def redacted(arguments: Sequence[str]) -> list[str]:
-    """Hide the values of arguments whose names say that they are secret."""
-    shown: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        is_option = argument.startswith("-")
-        is_secret = bool(_SECRET.search(name)) and (is_option or bool(equals))
-        if hide_next and not is_option:
-            shown.append(HIDDEN)
-        else:
-            shown.append(f"{name}={HIDDEN}" if is_secret and equals else argument)
-        hide_next = is_secret and not equals
-    return shown
+def presentable(text: str) -> str:
+    """Make a sentence or a cell fit to be shown: control characters escaped, and secrets hidden."""
+    return escape(without_secrets(text))
 
 
 def shown_environment(environment: Mapping[str, str]) -> Iterator[str]:
     """Yield NAME=value lines, with secrets hidden."""
     for name, value in sorted(environment.items()):
-        yield f"{name}={HIDDEN if _SECRET.search(name) else value}"
+        yield f"{name}={HIDDEN if is_secret_name(name) else without_secrets(value)}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the rows as lines with aligned columns; texts are made harmless."""
-    safe = [[escape(cell) for cell in row] for row in rows]
+    """Yield the rows as lines with aligned columns; texts are made presentable."""
+    safe = [[presentable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in safe) for column in range(len(safe[0]))]
     for row in safe:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -12,6 +12,7 @@ from backprop_core.units import escape
 
 from .app import say
 from .outlet import Outlet
+from .text import presentable
 
 
 class SilentView:
@@ -66,7 +67,7 @@ class PlainView(SilentView):
         if self._err is None:
             say(text)
         else:
-            self._err.write(f"backprop: {escape(text)}\n".encode("utf-8", "replace"))
+            self._err.write(f"backprop: {presentable(text)}\n".encode("utf-8", "replace"))
 
     def output(self, data: bytes) -> None:
         """Pass output on."""
