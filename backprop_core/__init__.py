@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         PluginOption,
         ProcessExit,
         Progress,
+        ProgressBatch,
         Refusal,
         RunRecord,
         RunRequest,
@@ -71,8 +72,8 @@ _HOMES = {
     "locks": "is_on_network open_private",
     "records": (
         "Attempt CheckpointForm CheckpointSaved EngineState Event Flaw Gpu GpuIdentity Host Intent LaunchPlan "
-        "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress RUN_FILES Refusal "
-        "RunRecord RunRequest Script Stop Warn"
+        "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress ProgressBatch "
+        "RUN_FILES Refusal RunRecord RunRequest Script Stop Warn"
     ),
     "states": "RunState",
     "units": "memory_limit_mb",
@@ -112,6 +113,7 @@ __all__ = [
     "ProbeError",
     "ProcessExit",
     "Progress",
+    "ProgressBatch",
     "Refusal",
     "RefusedError",
     "RunRecord",

@@ -289,7 +289,7 @@ def from_framework(plugins: Plugins, framework: Framework, method: str, *argumen
     value, failure = guarded(framework.name, method, getattr(framework, method), *arguments)
     if failure is None:
         return [value]
-    plugins.failures.append(failure)
+    plugins.note(failure)
     return []
 
 
@@ -364,8 +364,10 @@ def follow(  # what an attempt is made of
     )
     observers.tell("backprop_run_finished", run=journal.record)
     log.close()
-    if not observers.drain(OBSERVERS_S):
-        view.tell(f"{observers.busy_with()} did not finish within {OBSERVERS_S:g} s and is left behind")
+    for busy in observers.drain(OBSERVERS_S):
+        view.tell(f"{busy} did not finish within {OBSERVERS_S:g} s and is left behind")
+    for loss in observers.losses():
+        view.tell(loss)
     following.say_failures()
     request, record = order.request, journal.record
     may_go_on = record.status in RESUMABLE and record.checkpoints

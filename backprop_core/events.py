@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .alarm import Alarm
 from .interfaces import EventParser
 from .plugins import Plugins, guarded
-from .records import CheckpointSaved, Event, PluginFailure, Progress
+from .records import CheckpointSaved, Event, PluginFailure, Progress, ProgressBatch
 
 LINE_CAP_BYTES = 64 * 1024
+FEW_BYTES = 4 * 1024
+HOOK = "backprop_event_parser"
+IMPATIENT = Alarm(idle_s=0.4, busy_s=2.0)
+"""For parsers: requests, the watching and the script itself wait for them."""
 _BEYOND_INT = 2**63
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no storage keeps NUL and lone surrogates in text
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|\x08+")
@@ -42,7 +47,7 @@ class Lines:
         if not end:
             self._keep(self._rest + rest)
             return b""
-        whole = self._rest + whole
+        whole = self._rest + whole if self._rest else whole
         if self._skipping:
             _, _, whole = whole.partition(b"\n")
             self._skipping = False
@@ -61,12 +66,23 @@ class Lines:
         self._rest = rest
 
     def _without_overlong(self, whole: bytes) -> bytes:
-        lines = whole.split(b"\n")
-        if max(map(len, lines)) <= LINE_CAP_BYTES:
+        if not _has_overlong(whole):
             return whole
+        lines = whole.split(b"\n")
         kept = [line for line in lines if len(line) <= LINE_CAP_BYTES]
         self.dropped += len(lines) - len(kept)
         return b"\n".join(kept)
+
+
+def _has_overlong(lines: bytes) -> bool:
+    """Leap from line end to line end, as far as a line may be long."""
+    begin = 0
+    while begin + LINE_CAP_BYTES < len(lines):
+        end = lines.rfind(b"\n", begin, begin + LINE_CAP_BYTES + 1)
+        if end < 0:
+            return True
+        begin = end + 1
+    return False
 
 
 def as_text(lines: bytes) -> list[str]:
@@ -74,15 +90,30 @@ def as_text(lines: bytes) -> list[str]:
     return [line for line in lines.decode("utf-8", "replace").split("\n") if line]
 
 
+class _Asked:
+    """A parser, and what it says of itself."""
+
+    def __init__(self, parser: EventParser) -> None:
+        self.parse = parser
+        self.plugin = getattr(parser, "__module__", None) or type(parser).__name__
+        self.parse_chunk: Callable[[bytes], Any] | None = getattr(parser, "parse_chunk", None)
+
+    def has_sign(self, lines: bytes) -> bool:
+        """Tell whether it may find a line of its own here; what it looks for may depend on what it has read."""
+        signs = getattr(self.parse, "signs", ())
+        return not signs or any(sign in lines for sign in signs)
+
+
 class EventReader:
     """Asks the parsers, line by line, and lets nothing pass that must not be stored.
 
-    `rejected` counts values that were left out: non-finite numbers, integers beyond 64 bits, paths and names
-    that cannot be stored.
+    A parser that fails, or keeps the output waiting, is named in `failures` and not asked again. `rejected`
+    counts values that were left out: non-finite numbers, integers beyond 64 bits, paths and names that cannot
+    be stored.
     """
 
     def __init__(self, parsers: Sequence[EventParser], cwd: Path) -> None:
-        self._parsers = list(parsers)
+        self._parsers = [_Asked(parser) for parser in parsers]
         self._cwd = cwd
         self._lines = Lines()
         self._step: int | None = None
@@ -94,20 +125,38 @@ class EventReader:
         """How many lines were too long to be read."""
         return self._lines.dropped
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> Sequence[Event]:
         """Return the events that this chunk of output completes."""
         return self._read(self._lines.cut(data))
 
-    def end(self) -> list[Event]:
+    def end(self) -> Sequence[Event]:
         """Return the events in what stands after the last line end."""
         return self._read(self._lines.end())
 
-    def _read(self, lines: bytes) -> list[Event]:
-        if not lines:
+    def _read(self, lines: bytes) -> Sequence[Event]:
+        """Read lines all at once, else each half of them so, and the few around an odd one line by line."""
+        first = self._parsers[0] if self._parsers else None
+        if not lines or first is None:
             return []
-        quick = self._read_as_one(lines)
-        if quick is not None:
-            return quick
+        if first.parse_chunk is None or not self._has_sign(first, lines):
+            return self._read_by_line(lines)
+        if (events := self._read_as_one(first, lines)) is not None:
+            return events
+        middle = lines.find(b"\n", len(lines) // 2) if len(lines) > FEW_BYTES else -1
+        if middle < 0:
+            return self._read_by_line(lines)
+        return [*self._read(lines[:middle]), *self._read(lines[middle + 1 :])]
+
+    def _read_as_one(self, first: _Asked, lines: bytes) -> Sequence[Event] | None:
+        """Let the parser that is asked first read all lines; None when it cannot."""
+        events: Sequence[Event] | None = self._call(first, _parse_chunk, first, lines)
+        if not events:
+            return None
+        steps = (event.step for event in reversed(events) if event.step is not None)
+        self._step = next(steps, self._step)
+        return events
+
+    def _read_by_line(self, lines: bytes) -> list[Event]:
         texts = as_text(lines)
         if b"\x1b" in lines or b"\x08" in lines:
             texts = [_CONTROL.sub("", text) for text in texts]
@@ -115,22 +164,6 @@ class EventReader:
         return [
             kept for answer in answers for event in answer or () if (kept := self._clean(event)) is not None
         ]
-
-    def _read_as_one(self, lines: bytes) -> list[Event] | None:
-        """Let the parser that is asked first read all lines at once, if it can; None when it cannot."""
-        parse_chunk = getattr(self._parsers[0], "parse_chunk", None) if self._parsers else None
-        if parse_chunk is None:
-            return None
-        events, failure = guarded(
-            _module_of(parse_chunk), "backprop_event_parser", _parse_chunk, parse_chunk, lines
-        )
-        if failure:
-            self.failures.append(failure)
-            del self._parsers[0]
-        if not events:
-            return None
-        self._step = next((event.step for event in reversed(events) if event.step is not None), self._step)
-        return list(events)
 
     def _ask(self, lines: bytes, texts: Sequence[str]) -> list[Sequence[Event] | None]:
         """Offer each line to the parsers in their order; the first that answers has it.
@@ -140,15 +173,30 @@ class EventReader:
         answers: list[Sequence[Event] | None] = [None] * len(texts)
         left: Sequence[int] = range(len(texts))
         for parser in list(self._parsers):
-            batch = (parser, lines, texts, left, answers)
-            _, failure = guarded(_module_of(parser), "backprop_event_parser", _parse_batch, *batch)
-            if failure:
-                self.failures.append(failure)
-                self._parsers.remove(parser)
+            if not self._has_sign(parser, lines):
+                continue
+            self._call(parser, _parse_batch, parser.parse, texts, left, answers)
             left = [number for number in left if answers[number] is None]
             if not left:
                 break
         return answers
+
+    def _has_sign(self, parser: _Asked, lines: bytes) -> bool:
+        return bool(self._call(parser, parser.has_sign, lines, alarm=None))
+
+    def _call(
+        self,
+        parser: _Asked,
+        function: Callable[..., Any],
+        *arguments: object,
+        alarm: Alarm | None = IMPATIENT,
+    ) -> Any:
+        """Call a parser; None, and never again, when it fails."""
+        value, failure = guarded(parser.plugin, HOOK, function, *arguments, alarm=alarm)
+        if failure:
+            self.failures.append(failure)
+            self._parsers.remove(parser)
+        return value
 
     def _clean(self, event: Event) -> Event | None:
         if isinstance(event, CheckpointSaved):
@@ -213,32 +261,23 @@ class EventReader:
         return whole
 
 
-def _parse_chunk(parse_chunk: Callable[[bytes], Any], lines: bytes) -> Sequence[Event] | None:
+def _parse_chunk(parser: _Asked, lines: bytes) -> Sequence[Event] | None:
     """Ask for all lines at once, and hold the answer to its kind: what is in it is not checked one by one."""
-    events: Sequence[Event] | None = parse_chunk(lines)
-    if events is not None and not set(map(type, events)) <= {Progress, CheckpointSaved}:
+    assert parser.parse_chunk is not None
+    events: Sequence[Event] | None = parser.parse_chunk(lines)
+    allowed = {Progress} if isinstance(events, ProgressBatch) else {Progress, CheckpointSaved}
+    if events is not None and not set(map(type, events)) <= allowed:
         raise TypeError("parse_chunk answered something else than events")
     return events
 
 
 def _parse_batch(
-    parser: EventParser,
-    lines: bytes,
-    texts: Sequence[str],
-    numbers: Sequence[int],
-    answers: list[Sequence[Event] | None],
+    parser: EventParser, texts: Sequence[str], numbers: Sequence[int], answers: list[Sequence[Event] | None]
 ) -> None:
-    signs = getattr(parser, "signs", ())
-    if signs and not any(sign in lines for sign in signs):
-        return
     for number in numbers:
         answer = parser(texts[number])
         if answer is not None:
             answers[number] = answer if isinstance(answer, list | tuple) else ()
-
-
-def _module_of(parser: object) -> str:
-    return getattr(parser, "__module__", None) or type(parser).__name__
 
 
 def collect_parsers(plugins: Plugins, run: object) -> list[EventParser]:

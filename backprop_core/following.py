@@ -20,7 +20,7 @@ from .machine import Monitor
 from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins
-from .records import CheckpointSaved, Event, Intent, Machine, Record, RunRecord
+from .records import CheckpointSaved, Event, Intent, Machine, ProgressBatch, Record, RunRecord
 from .states import RunState
 from .supervisor import Control
 
@@ -228,8 +228,15 @@ class Following:
         self._take_in_found(self._checkpoints.last_look())
         if self._checkpoints.is_cut:
             self._view.tell(SEARCH_CUT_SHORT)
-        if self._events.dropped_lines:
-            self._view.tell(f"{self._events.dropped_lines} lines were too long to be read for progress")
+        if dropped := self._events.dropped_lines:
+            self._view.tell(
+                f"{dropped} line{'s were' if dropped > 1 else ' was'} too long to be read for progress"
+            )
+        if rejected := self._events.rejected:
+            self._view.tell(
+                f"{rejected} value{'s' * (rejected > 1)} that the script printed cannot be recorded and "
+                f"{'were' if rejected > 1 else 'was'} left out: not finite, beyond 64 bits, or of another type"
+            )
         if self._log.lost_bytes:
             self._view.tell(
                 f"{self._log.lost_bytes} bytes of output are missing in {self._log.path}: {self._log.error}"
@@ -241,8 +248,9 @@ class Following:
         if events:
             self._quiet_since_s = now_s()
             self._journal.events(events)
-            self._checkpoints.announced(event for event in events if isinstance(event, CheckpointSaved))
-            self._observers.tell("backprop_run_events", run=self._record, events=tuple(events))
+            if not isinstance(events, ProgressBatch):
+                self._checkpoints.announced(event for event in events if isinstance(event, CheckpointSaved))
+            self._observers.tell("backprop_run_events", run=self._record, events=events)
 
     def _take_in_found(self, found: Sequence[Known]) -> None:
         """Record checkpoints that lie on disk; a broken one is remembered in the ledger alone."""

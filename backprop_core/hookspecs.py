@@ -140,7 +140,8 @@ def backprop_event_parser(run: RunRecord) -> EventParser:
 
     :param run: The run whose output will be read.
     :returns: The parser, or a list of them.
-    :on error: The plugin is named and its parser left out; a parser that raises is not asked again.
+    :on error: The plugin is named and its parser left out; a parser that raises is not asked again, nor is one
+        that waits for 0.4 s, or works for 2 s, on a few lines: the whole run waits for it.
     """
     raise NotImplementedError
 
@@ -175,7 +176,8 @@ def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | Pa
         left after reservations of runs that have not allocated yet.
     :returns: A Refusal, a Warn or, for `status` to show, Passed, with the measured value and the limit in its
         reason; None where the rule has nothing to say.
-    :on error: The run is refused and the plugin named: a broken rule is no permission.
+    :on error: The run is refused and the plugin named: a broken rule is no permission, nor is one that takes
+        longer than 10 s.
     """
     raise NotImplementedError
 
@@ -234,7 +236,8 @@ def backprop_run_events(run: RunRecord, events: Sequence[Event]) -> None:
     Called on the observer thread with batches, at most a few times a second.
 
     :param run: The record as it stands.
-    :param events: What was read since the last call, in order.
+    :param events: What was read since the last call, in order. For a plugin that is too slow the newest 50,000
+        are kept, and every checkpoint; how many it was not told of is said at the end of the run.
     :on error: Recorded, shown once; the run is not touched.
     """
     raise NotImplementedError
@@ -251,7 +254,7 @@ def backprop_govern(run: RunRecord, machine: Machine) -> Pause | Stop | Warn | N
     :param machine: What was measured; `gpus` holds the run's own GPUs alone, and is None while the probe fails
         or hangs.
     :returns: Stop, Pause or Warn with the measured value and the limit in its reason, or None.
-    :on error: Recorded, shown once and passed over.
+    :on error: Recorded, shown once and passed over; a rule that takes longer than 10 s is not asked again.
     """
     raise NotImplementedError
 

@@ -57,11 +57,6 @@ class Worker:
         self.busy_since_s = None
         return result
 
-    @property
-    def thread(self) -> int | None:
-        """Identify the thread; None before the first job."""
-        return self._thread.ident if self._thread else None
-
     def is_late(self) -> bool:
         """Tell whether the job takes longer than a reading may."""
         return self.busy_since_s is not None and now_s() - self.busy_since_s > READ_LIMIT_S
@@ -187,13 +182,15 @@ class Monitor:
         self._tree = tree
         self._patience_s = min(patience_s, LONGEST_PATIENCE_S)
         self._worker = Worker("monitor")
+        self._asked: tuple[str, float] | None = None
         self._good = Reading()
         self._problem: str | None = None
         self._said: set[str] = set()
 
     def begin(self, record: RunRecord, wake: Callable[[], None]) -> None:
         """Begin a sample, unless one is going on."""
-        self._worker.begin(lambda: self._sample(record), wake)
+        worker = self._worker
+        worker.begin(lambda: self._sample(record, worker), wake)
 
     def take(self) -> Sample | None:
         """Return the sample that has come since, or None."""
@@ -202,22 +199,34 @@ class Monitor:
 
     def news(self) -> str | None:
         """Say what is wrong with the measuring, each thing once."""
-        problem = self._problem
-        if self._worker.is_late():
-            busy = self._plugins.busy_with(self._worker.thread)
-            problem = (
-                f"{busy or 'a rule'} did not answer within {READ_LIMIT_S:g} s; no rule is asked until it does"
-            )
-        if problem is None or problem in self._said:
+        asked = self._asked
+        if asked and now_s() - asked[1] > READ_LIMIT_S:
+            self._give_up(asked[0])
+        if self._problem is None or self._problem in self._said:
             return None
-        self._said.add(problem)
-        return problem
+        self._said.add(self._problem)
+        return self._problem
 
-    def _sample(self, record: RunRecord) -> Sample:
+    def _give_up(self, plugin: str) -> None:
+        """Leave the thread to the rule that holds it, and go on with the other rules on a new one."""
+        error = f"it did not answer within {READ_LIMIT_S:g} s, and is not asked again"
+        self._plugins.give_up(self._plugins.failure(plugin, "backprop_govern", error))
+        self._asked = None
+        self._worker = Worker("monitor")
+
+    def _sample(self, record: RunRecord, worker: Worker) -> Sample:
+        def is_asked(plugin: str) -> bool:
+            is_current = worker is self._worker
+            if is_current:
+                self._asked = (plugin, now_s())
+            return is_current
+
         is_repeat = self._reader is not None and bool(self._gpu_ids) and not self._read_anew(self._reader)
         machine = measure(self._own_gpus(), self._folder)
         machine = msgspec.structs.replace(machine, run_vram_mb=self._run_vram_mb(machine.gpus or ()))
-        answers = self._plugins.ask("backprop_govern", run=record, machine=machine)
+        answers = self._plugins.ask("backprop_govern", is_asked, run=record, machine=machine)
+        if worker is self._worker:
+            self._asked = None
         return Sample(machine=machine, answers=tuple(answers), at_s=now_s(), is_repeat=is_repeat)
 
     def _read_anew(self, reader: ProbeReader) -> bool:

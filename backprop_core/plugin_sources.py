@@ -154,7 +154,7 @@ def _take(plugins: Plugins, state: PluginState, target: str) -> PluginFailure | 
 
     is_own = state.distribution == OWN_DISTRIBUTION
     with said_when_slow(None if is_own else plugins.tell, f"the import of plugin {state.name} ({target})"):
-        _, failure = guarded(state.name, None, take, path=state.path)
+        _, failure = guarded(state.name, None, take, path=state.path, alarm=None)
     return msgspec.structs.replace(failure, path=_file_of(target.partition(":")[0])) if failure else None
 
 
@@ -194,7 +194,7 @@ def _load_local(plugins: Plugins, path: Path, blocked: frozenset[str]) -> None:
         plugins.add(_run_file(path), state, is_local=True)
 
     with said_when_slow(plugins.tell, f"the import of {path}"):
-        _, failure = guarded(state.name, None, take, path=state.path)
+        _, failure = guarded(state.name, None, take, path=state.path, alarm=None)
     if failure:
         plugins.fail(state, failure)
 

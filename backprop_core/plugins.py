@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
 import pluggy
 
 from . import hookspecs
+from .alarm import Alarm, TookTooLongError
 from .clock import now_s
 from .errors import BackpropError, PluginError
 from .hookspecs import PROJECT
@@ -23,6 +24,7 @@ from .records import PluginFailure, PluginOption, Record
 OWN_DISTRIBUTION = "backprop-core"
 SLOW_S = 3.0
 SAID_ANYWAY = frozenset({"backprop_admit", "backprop_select_gpu", "backprop_status_report"})
+MOST_ALIKE = 3
 
 
 class PluginState(Record, frozen=True):
@@ -94,6 +96,7 @@ class Plugins:
         self._parts: dict[str, list[tuple[str, Any]]] = {}
         self.told: set[str] = set()
         self._options: list[tuple[str, PluginOption]] | None = None
+        self._hung: dict[tuple[str, str | None], PluginFailure] = {}
         self.states: list[PluginState] = []
         self.failures: list[PluginFailure] = []
         self.warnings: list[str] = []
@@ -134,14 +137,26 @@ class Plugins:
         failed = msgspec.structs.replace(state, state="failed", path=failure.path, error=failure.error)
         self.states.append(failed)
 
-    def ask(self, hook: str, **arguments: Any) -> list[Answer]:
-        """Call every implementation of a hook, the newest plugin first; None answers are left out."""
+    def ask(
+        self, hook: str, is_asked: Callable[[str], bool] | None = None, /, **arguments: Any
+    ) -> list[Answer]:
+        """Call every implementation of a hook, the newest plugin first; None answers are left out.
+
+        :param is_asked: Called with a plugin's name when it is about to be asked; False passes it over.
+        """
         answers = []
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             name = implementation.plugin_name
+            if is_asked is not None and not is_asked(name):
+                continue
+            if failure := self._hung.get((name, hook)):
+                answers.append(Answer(plugin=name, failure=failure))
+                continue
             given = [arguments[name] for name in implementation.argnames]
             value, failure = self._call(name, hook, implementation.function, given)
-            if failure:
+            if failure and failure.is_hung:
+                self.give_up(failure)
+            elif failure:
                 self.note(failure)
             if failure or value is not None:
                 answers.append(Answer(plugin=name, value=value, failure=failure))
@@ -168,9 +183,15 @@ class Plugins:
         """Name the plugin and the hook that a thread is in at this moment."""
         return self._busy.get(thread or 0)
 
+    def give_up(self, failure: PluginFailure) -> None:
+        """Never again call a plugin's hook: it fails from now on without being asked."""
+        self._hung[failure.plugin, failure.hook] = failure
+        self.note(failure)
+
     def note(self, failure: PluginFailure) -> None:
         """Remember a failure, once: one that comes with every event of a long run must not fill the memory."""
-        if failure not in self.failures:
+        alike = [known for known in self.failures if is_alike(known, failure)]
+        if failure not in alike and len(alike) < MOST_ALIKE:
             self.failures.append(failure)
 
     def tell_failures(self) -> None:
@@ -188,9 +209,9 @@ class Plugins:
         """Return the file of a plugin."""
         return self._paths[plugin]
 
-    def has(self, hook: str) -> bool:
-        """Tell whether any plugin implements the hook."""
-        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+    def implementers(self, hook: str) -> list[str]:
+        """Name the plugins that implement the hook, the newest first."""
+        return [one.plugin_name for one in reversed(getattr(self._manager.hook, hook).get_hookimpls())]
 
     def parts(self, hook: str, **arguments: Any) -> list[Any]:
         """Collect the parts that plugins bring; one that lacks what such a part needs is a failure."""
@@ -300,15 +321,34 @@ def _in_words(error: BaseException) -> str:
         return type(error).__name__
 
 
+def is_alike(one: PluginFailure, other: PluginFailure) -> bool:
+    """Tell whether two failures are the same plugin's in the same hook."""
+    return (one.plugin, one.hook) == (other.plugin, other.hook)
+
+
+PATIENT = Alarm(idle_s=10.0, busy_s=10.0)
+"""For a hook that decides: others wait for it, at the door of the machine all runs do."""
+
+
 def guarded(
-    plugin: str, hook: str | None, function: Callable[..., Any], *arguments: Any, path: str | None = None
+    plugin: str,
+    hook: str | None,
+    function: Callable[..., Any],
+    *arguments: Any,
+    path: str | None = None,
+    alarm: Alarm | None = PATIENT,
 ) -> tuple[Any, PluginFailure | None]:
-    """Call a plugin's function; whatever it raises becomes a failure that names it.
+    """Call a plugin's function; whatever it raises becomes a failure that names it, and so does a long wait.
 
     Errors of Backprop's own tree carry their message alone.
+
+    :param alarm: How long the main thread may be kept, None for ever; on other threads no call is interrupted.
     """
     try:
-        return function(*arguments), None
+        with alarm or nullcontext():
+            return function(*arguments), None
+    except TookTooLongError as error:
+        return None, PluginFailure(plugin=plugin, hook=hook, error=str(error), path=path, is_hung=True)
     except (Exception, SystemExit) as error:
         return None, PluginFailure(plugin=plugin, hook=hook, error=_in_words(error), path=path)
 

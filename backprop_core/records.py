@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -232,10 +232,18 @@ class Warn(Reason, frozen=True, kw_only=True):
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class Progress(Record, frozen=True, forbid_unknown_fields=True):
+class Progress(
+    Record,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    rename={"total_steps": "totalSteps"},
+    gc=False,  # a million of them a second are made; they hold numbers, and can be part of no cycle
+):
     """A step that a script reported; `loss` is the training loss, `at` the moment it was read.
 
-    `at` may be None for all but the last of a large batch, whose points were read at one moment.
+    `at` may be None for all but the last of a large batch, whose points were read at one moment. As JSON it
+    is a line of `metrics.jsonl`.
     """
 
     step: Int64 | None = None
@@ -273,6 +281,27 @@ class CheckpointForm(Record, frozen=True):
     unfinished: tuple[str, ...] = ()
     step: str | None = None
     is_second_choice: bool = False
+
+
+class ProgressBatch(list[Progress]):
+    """Many steps that were read at once, with what would cost a look at each of them to find out.
+
+    :param latest: The last known value of each field over all of them.
+    :param text: The same as JSON lines, each as a `Progress` is written as JSON.
+    """
+
+    __slots__ = ("latest", "text")
+
+    def __init__(self, points: Iterable[Progress], latest: Progress, text: bytes) -> None:
+        super().__init__(points)
+        self.latest = latest
+        self.text = text
+
+    def stamp(self, at: int) -> None:
+        """Note on the last one when they were read."""
+        self[-1] = msgspec.structs.replace(self[-1], at=at)
+        earlier = self.text[: self.text.rfind(b"\n", 0, -1) + 1]
+        self.text = earlier + msgspec.json.encode(self[-1]) + b"\n"
 
 
 class Intent(Record, frozen=True):
@@ -319,12 +348,16 @@ class LaunchPlan(Record, frozen=True):
 
 
 class PluginFailure(Record, frozen=True):
-    """One way in which a plugin failed; the run goes on unless the hook's rule says otherwise."""
+    """One way in which a plugin failed; the run goes on unless the hook's rule says otherwise.
+
+    `is_hung` is set where it did not come back in time, so that it is not asked again.
+    """
 
     plugin: str
     hook: str | None
     error: str
     path: str | None = None
+    is_hung: bool = False
 
     def __str__(self) -> str:
         where = f" ({self.path})" if self.path and self.path != self.plugin else ""

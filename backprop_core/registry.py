@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from .records import (
     PauseSpan,
     ProcessExit,
     Progress,
+    ProgressBatch,
     RunRecord,
 )
 from .states import FINAL, RunState
@@ -131,8 +133,7 @@ class Journal:
 
     def events(self, events: Sequence[Event]) -> None:
         """Take in what the script reported."""
-        points = [event for event in events if isinstance(event, Progress)]
-        saved = [event for event in events if isinstance(event, CheckpointSaved)]
+        points, saved = _by_kind(events)
         if points:
             points = _stamped(points, now_ms())
             self.record = _with_progress(self.record, points)
@@ -227,47 +228,74 @@ class Journal:
         return True
 
 
-def _stamped(points: Sequence[Progress], now: int) -> list[Progress]:
+def _by_kind(events: Sequence[Event]) -> tuple[Sequence[Progress], Sequence[CheckpointSaved]]:
+    if isinstance(events, ProgressBatch):
+        return events, ()
+    points = [event for event in events if type(event) is Progress]
+    return points, [event for event in events if type(event) is CheckpointSaved]
+
+
+def _stamped(points: Sequence[Progress], now: int) -> Sequence[Progress]:
     """Note when points were read; of a large batch, which came at one moment, only on the last one."""
+    if isinstance(points, ProgressBatch):
+        points.stamp(now)
+        return points
     if len(points) > STAMPED_POINTS:
         return [*points[:-1], msgspec.structs.replace(points[-1], at=now)]
     return [point if point.at else msgspec.structs.replace(point, at=now) for point in points]
 
 
-def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:
-    backwards = points[::-1]
-    metrics = dict(record.metrics)
+def _latest(points: Sequence[Progress]) -> Progress:
+    """Return the last known value of each field."""
+    if isinstance(points, ProgressBatch):
+        return points.latest
+    metrics: dict[str, float] = {}
     for point in points:
-        if point.metrics:
-            metrics.update(point.metrics)
-    epoch = next((point.epoch for point in backwards if point.epoch is not None), None)
-    total = next((point.total_steps for point in backwards if point.total_steps is not None), None)
-    metrics |= {} if epoch is None else {"epoch": epoch}
-    metrics |= {} if total is None else {"totalSteps": total}
-    last_step = next((point.step for point in backwards if point.step is not None), None)
-    if last_step is not None and record.attempts:
+        metrics.update(point.metrics)
+    return Progress(
+        step=_last("step", points),
+        total_steps=_last("total_steps", points),
+        epoch=_last("epoch", points),
+        loss=_last("loss", points),
+        metrics=metrics,
+    )
+
+
+def _last(name: str, points: Sequence[Progress]) -> Any:
+    """Return the last value of a field that is known; a plain loop, because there may be many."""
+    for value in map(attrgetter(name), reversed(points)):
+        if value is not None:
+            return value
+    return None
+
+
+def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:
+    latest = _latest(points)
+    metrics = {**record.metrics, **latest.metrics}
+    metrics |= {} if latest.epoch is None else {"epoch": latest.epoch}
+    metrics |= {} if latest.total_steps is None else {"totalSteps": latest.total_steps}
+    if latest.step is not None and record.attempts:
         first_step = record.attempts[-1].first_step
         if first_step is None:
             first_step = next(point.step for point in points if point.step is not None)
-        record = with_attempt(record, first_step=first_step, last_step=last_step)
+        record = with_attempt(record, first_step=first_step, last_step=latest.step)
     return changed(
         record,
-        last_step=record.last_step if last_step is None else last_step,
-        last_loss=next((point.loss for point in backwards if point.loss is not None), record.last_loss),
+        last_step=record.last_step if latest.step is None else latest.step,
+        last_loss=record.last_loss if latest.loss is None else latest.loss,
         metrics=metrics,
     )
 
 
 def _with_checkpoints(record: RunRecord, saved: Sequence[CheckpointSaved]) -> RunRecord:
     """Add checkpoints, the newest last; one saved again to the same path moves to the end."""
-    paths = list(record.checkpoints)
+    paths = dict.fromkeys(record.checkpoints)
     for event in saved:
-        if event.path in paths:
-            paths.remove(event.path)
-        paths.append(event.path)
+        paths.pop(event.path, None)
+        paths[event.path] = None
     if record.attempts:
         record = with_attempt(record, saves=record.attempts[-1].saves + len(saved))
-    return changed(record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
+    return changed(record, checkpoints=tuple(paths), last_checkpoint=saved[-1].path)
 
 
 def earlier_attempts(record: RunRecord) -> tuple[Attempt, ...]:

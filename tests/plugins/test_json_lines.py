@@ -88,12 +88,27 @@ def test_many_plain_lines_are_read_at_once() -> None:
     ]
 
 
+def test_many_lines_of_other_numbers_are_read_at_once_too_and_mean_what_each_means_alone() -> None:
+    lines = [
+        '{"step": 1, "loss": 2, "accuracy": 1, "lr": 1e-3}',
+        '{"accuracy": 0.5}',
+        '{"epoch": 3, "totalSteps": 7, "total_steps": 9, "at": 5, "metrics": 6}',
+        '{"a": 1, "a": 2, "loss": 0.25}',
+        '{"step": 9223372036854775807, "big": -9223372036854775808}',
+    ]
+    read = JsonLines().parse_chunk("\n".join(lines).encode())
+    assert read == [event for line in lines for event in parse_line(line) or ()]
+
+
 @pytest.mark.parametrize(
     "line",
     [
         b"epoch done",
         b"",
-        b'{"step": 3, "accuracy": 1}',
+        b'{"step": 3, "accuracy": true}',
+        b'{"step": 3, "note": "x"}',
+        b'{"event": 1}',
+        b'{"path": 1, "loss": 2}',
         b'{"step": true}',
         b'{"step": 1.0}',
         b'{"step": 9223372036854775808}',
@@ -106,8 +121,12 @@ def test_many_plain_lines_are_read_at_once() -> None:
         b'{"step":\n3}',
         b'{"metrics": {"a": 1}}',
         b'{"metr\\u0069cs": {"a": 1}}',
-        b'{"at": 5}',
+        b'{"lr": 1e999}',
+        b'{"lr": 9223372036854775808}',
+        b'{"total_steps": 1.0, "lr": 1}',
         b'{"step": 1}\xff',
+        b'{"step\xff": 1}',
+        b'{"st\\u0065p": 1}',
     ],
 )
 def test_with_any_other_line_among_them_they_are_left_to_be_read_one_by_one(line: bytes) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fake_plugins import bring, plugins_with
 from hypothesis import example, given, settings
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 
 from backprop_builtin.events.json_lines import JsonLines, parse_line
 from backprop_core.events import LINE_CAP_BYTES, EventReader, Lines, collect_parsers
-from backprop_core.records import CheckpointSaved, Event, Progress
+from backprop_core.records import CheckpointSaved, Event, Progress, ProgressBatch
 
 CWD = Path("/work dir")
 
@@ -39,7 +42,7 @@ def reader(*parsers: Any) -> EventReader:
 
 
 def read(one: EventReader, *chunks: bytes) -> list[Event]:
-    return [event for chunk in chunks for event in one.feed(chunk)] + one.end()
+    return [*(event for chunk in chunks for event in one.feed(chunk)), *one.end()]
 
 
 def read_line(text: str) -> tuple[list[Event], int]:
@@ -296,6 +299,86 @@ def test_a_parser_that_fails_on_many_lines_at_once_is_named_and_the_next_one_rea
     one = reader(Chunks(answer), saying(Progress(step=1)))
     assert read(one, b"a\nb\n", b"c\n") == [Progress(step=1)] * 3
     assert len(one.failures) == 1
+
+
+class Hanging:
+    """A parser that does not come back from its second line."""
+
+    def __init__(self, hang: Callable[[], object]) -> None:
+        self.asked: list[str] = []
+        self._hang = hang
+
+    def __call__(self, line: str) -> list[Event]:
+        self.asked.append(line)
+        if len(self.asked) == 2:
+            self._hang()
+        return [Progress(step=1)]
+
+
+ENDLESS = re.compile(r"(a+)+$")
+
+
+@pytest.mark.parametrize(
+    "hang",
+    [lambda: time.sleep(60), lambda: ENDLESS.match("a" * 60 + "b")],
+    ids=["sleep", "regular expression"],
+)
+def test_a_parser_that_hangs_is_interrupted_named_and_not_asked_again(hang: Callable[[], object]) -> None:
+    hanging = Hanging(hang)
+    one = reader(hanging, saying(Progress(step=9)))
+    began_s = time.monotonic()
+    assert read(one, b"one\ntwo\nthree\n", b"four\n") == [Progress(step=step) for step in (1, 9, 9, 9)]
+    assert time.monotonic() - began_s < 30
+    assert hanging.asked == ["one", "two"]
+    assert [failure.plugin for failure in one.failures] == [__name__]
+
+
+class Signs:
+    """A parser whose signs are as given."""
+
+    def __init__(self, signs: Any) -> None:
+        self.signs = signs
+
+    def __call__(self, line: str) -> list[Event]:
+        return [Progress(step=5)]
+
+
+@pytest.mark.parametrize("signs", [("text",), 7, [None]])
+def test_a_parser_with_signs_of_a_wrong_kind_is_named_and_the_next_one_reads(signs: Any) -> None:
+    one = reader(Signs(signs), saying(Progress(step=1)))
+    assert read(one, b"a\nb\n") == [Progress(step=1)] * 2
+    assert len(one.failures) == 1
+
+
+def test_lines_around_an_odd_one_are_still_read_many_at_once() -> None:
+    sizes: list[int] = []
+
+    class Watched(JsonLines):
+        def __call__(self, line: str) -> Sequence[Event] | None:
+            sizes.append(1)
+            return super().__call__(line)
+
+        def parse_chunk(self, lines: bytes) -> Sequence[Event] | None:
+            events = super().parse_chunk(lines)
+            sizes.append(len(events or ()))
+            return events
+
+    lines = [json.dumps({"step": step, "loss": 0.5}) for step in range(4000)]
+    lines[1234] = '{"event": "checkpoint_saved", "path": "/c.pt"}'
+    found = read(reader(Watched()), "\n".join(lines).encode() + b"\n")
+    assert [event.step for event in found] == [*range(1234), 1233, *range(1235, 4000)]
+    assert found[1234] == CheckpointSaved(path="/c.pt", step=1233)
+    assert sizes.count(1) < 200
+
+
+def test_what_is_read_at_once_tells_the_last_of_each_field_and_is_written_as_it_came() -> None:
+    lines = b'{"step": 1, "loss": 0.5, "epoch": 1}\n{"step": 2, "total_steps": 9}\n{"loss": 0.25}\n'
+    batch = reader(JsonLines()).feed(lines)
+    assert isinstance(batch, ProgressBatch)
+    assert batch.latest == Progress(step=2, loss=0.25, epoch=1, total_steps=9)
+    batch.stamp(7)
+    assert batch[-1] == Progress(loss=0.25, at=7)
+    assert [msgspec.json.decode(line, type=Progress) for line in batch.text.splitlines()] == batch
 
 
 def test_parsers_come_from_plugins_one_or_several_and_others_than_callables_are_left_out() -> None:

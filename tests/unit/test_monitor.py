@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from fake_plugins import bring, plugins_with
 from kit import wait_for
 
 from backprop_core import Gpu, Pause, ProbeError
@@ -169,3 +170,39 @@ def test_a_repeated_reading_is_no_further_sample_for_the_watch() -> None:
     assert not watch.judge(hot, 2.0, is_repeat=True).pauses
     assert not watch.judge(hot, 3.0).pauses
     assert watch.judge(hot, 4.0).pauses == {"heat": "95 C"}
+
+
+def test_a_rule_that_hangs_is_named_and_the_others_go_on_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_module, "READ_LIMIT_S", 0.3)
+    gate = threading.Event()
+    asked: list[str] = []
+
+    def hang() -> Pause:
+        asked.append("hanging")
+        gate.wait(10)
+        return Pause("at last")
+
+    plugins = plugins_with(backprop_govern=lambda: Pause("hot"))
+    bring(plugins, "hanging", backprop_govern=hang)
+    monitor = Monitor(plugins, None, [], tmp_path, list)
+    samples: list[Sample] = []
+
+    def has_sample() -> bool:
+        monitor.begin(RECORD, lambda: None)
+        assert monitor.news() is None
+        if taken := monitor.take():
+            samples.append(taken)
+        return len(samples) == 3
+
+    wait_for(has_sample, "three samples")
+    gate.set()
+    assert asked == ["hanging"]
+    (failure,) = plugins.failures
+    assert str(failure) == (
+        "plugin hanging (/hanging.py) failed in backprop_govern: "
+        "it did not answer within 0.3 s, and is not asked again"
+    )
+    values = [[answer.value for answer in sample.answers if not answer.failure] for sample in samples]
+    assert values == [[Pause("hot")]] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from backprop_core.plugin_sources import (
     load,
     untrusted,
 )
-from backprop_core.plugins import Plugins, PluginState, guarded
+from backprop_core.plugins import PATIENT, Plugins, PluginState, guarded
 from backprop_core.records import PluginOption
 
 HOOK = "from backprop_core import hookimpl\n@hookimpl\ndef backprop_status_report():\n    return {!r}\n"
@@ -363,6 +364,48 @@ def test_options_are_collected_and_anything_else_in_their_place_is_a_failure() -
     assert [failure.plugin for failure in plugins.failures] == ["worse", "wrong"]
 
 
-def test_it_is_known_whether_anybody_listens() -> None:
-    assert plugins_with(backprop_run_paused=lambda: None).has("backprop_run_paused")
-    assert not Plugins().has("backprop_run_paused")
+def test_it_is_known_who_listens() -> None:
+    plugins = plugins_with(backprop_run_paused=lambda: None)
+    bring(plugins, "newer", backprop_run_paused=lambda: None)
+    assert plugins.implementers("backprop_run_paused") == ["newer", "one"]
+    assert Plugins().implementers("backprop_run_paused") == []
+
+
+def test_a_plugin_may_be_passed_over() -> None:
+    plugins = plugins_with(backprop_status_report=lambda: 1)
+    bring(plugins, "newer", backprop_status_report=lambda: 2)
+    answers = plugins.ask("backprop_status_report", lambda name: name != "newer", settings=None)
+    assert [answer.value for answer in answers] == [1]
+
+
+def test_one_that_hangs_is_interrupted_named_and_never_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PATIENT, "_idle_s", 0.2)
+    asked: list[float] = []
+
+    def hang() -> None:
+        asked.append(time.monotonic())
+        time.sleep(60)
+
+    plugins = plugins_with(backprop_status_report=lambda: 1)
+    bring(plugins, "hanging", backprop_status_report=hang)
+    for _ in range(3):
+        hung, other = plugins.ask("backprop_status_report", settings=None)
+        assert hung.failure
+        assert hung.failure.error == "it did nothing for 0.2 s"
+        assert other.value == 1
+    assert len(asked) == 1
+    assert time.monotonic() - asked[0] < 5
+    assert plugins.failures == [hung.failure]
+
+
+def test_of_failures_of_one_hook_that_differ_each_time_a_few_are_remembered() -> None:
+    numbers = iter(range(100))
+
+    def fail() -> None:
+        raise ValueError(next(numbers))
+
+    plugins = plugins_with(backprop_status_report=fail, backprop_options=fail)
+    for _ in range(20):
+        plugins.ask("backprop_status_report", settings=None)
+    plugins.ask("backprop_options")
+    assert [failure.error for failure in plugins.failures] == [f"ValueError: {n}" for n in (0, 1, 2, 20)]

@@ -3,45 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Annotated, Any
 
 import msgspec
 
-from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimpl
+from backprop_core import CheckpointSaved, Event, EventParser, Progress, ProgressBatch, hookimpl
 
 _NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
 _decode = msgspec.json.Decoder().decode
-_NOT_PLAIN = (b'"metrics"', b'"at"', b"null", b"\\")
-"""Names that mean something else here, objects that may say nothing, and escapes that could spell either."""
-_decode_plain = msgspec.json.Decoder(Progress).decode_lines
+_NOT_NAMED = (b'"metrics"', b'"at"', b'"totalSteps"', b"null")
+"""Names that mean something else in a record, a total that may be told twice, objects that may say nothing."""
+_TOTAL = b'"total_steps"'
+_decode_named = msgspec.json.Decoder(Progress).decode_lines
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_decode_numbers = msgspec.json.Decoder(dict[str, _Int64 | float]).decode_lines
+_NOT_PLAIN = (msgspec.DecodeError, ValueError, RecursionError)
+"""What decoding raises: no JSON or of other types, no UTF-8, nested too deeply."""
 
 
 class JsonLines:
     """Reads one line, or a whole chunk of plain lines at once."""
 
+    signs = (b"{",)
+
     def __call__(self, line: str) -> Sequence[Event] | None:
         return parse_line(line)
 
     def parse_chunk(self, lines: bytes) -> Sequence[Event] | None:
-        """Decode lines that hold nothing but named numbers; None when there is any other among them.
+        """Decode lines that are all objects of numbers; None when there is any other among them.
 
         What this lets through needs no further check: strict JSON has no NaN, and the types bound integers.
         """
         # Where every line begins an object and there are as many objects as lines, each line is one.
         after_first = lines.count(b'\n{"')
         is_plain = lines.startswith(b'{"') and lines.count(b"\n") == after_first
-        if not is_plain or any(word in lines for word in _NOT_PLAIN):
+        if not is_plain or b"\\" in lines:
             return None
-        try:
-            events: list[Progress] = _decode_plain(lines)
-        except (msgspec.DecodeError, RecursionError):
-            return None
-        return events if len(events) == after_first + 1 else None
+        events = _parse_named(lines) or _parse_numbers(lines)
+        return events if events is not None and len(events) == after_first + 1 else None
 
 
 @hookimpl
 def backprop_event_parser() -> EventParser:
     return JsonLines()
+
+
+def _parse_named(lines: bytes) -> ProgressBatch | None:
+    """Decode lines that hold nothing but named numbers, straight into events."""
+    if any(word in lines for word in _NOT_NAMED):
+        return None
+    has_total, has_epoch = _TOTAL in lines, b'"epoch"' in lines
+    if has_total:
+        lines = lines.replace(_TOTAL, b'"totalSteps"')
+    try:
+        points: list[Progress] = _decode_named(lines)
+    except _NOT_PLAIN:
+        return None
+    latest = Progress(
+        step=_last("step", points),
+        loss=_last("loss", points),
+        epoch=_last("epoch", points) if has_epoch else None,
+        total_steps=_last("total_steps", points) if has_total else None,
+    )
+    return ProgressBatch(points, latest, lines + b"\n")
+
+
+def _last(name: str, points: Sequence[Progress]) -> Any:
+    return next((value for value in map(attrgetter(name), reversed(points)) if value is not None), None)
+
+
+def _parse_numbers(lines: bytes) -> Sequence[Event] | None:
+    """Decode lines that hold other numbers, too, which are metrics."""
+    try:
+        return [_progress_of(values) for values in _decode_numbers(lines)]
+    except _NOT_PLAIN:
+        return None
+
+
+def _progress_of(values: dict[str, int | float]) -> Progress:
+    """Make an event of an object's numbers, which it takes out of it.
+
+    :raises ValueError: for one that says nothing, or a fraction of a step: these are to be looked at alone.
+    """
+    take = values.pop
+    step, total, also_total = take("step", None), take("total_steps", None), take("totalSteps", None)
+    epoch, loss = take("epoch", None), take("loss", None)
+    total = also_total if total is None else total
+    if type(step) is float or type(total) is float or "event" in values or "path" in values:
+        raise ValueError("not plain")
+    if step is None and epoch is None and loss is None and not values:
+        raise ValueError("empty")
+    return Progress(
+        step=step,  # type: ignore[arg-type]  # no float, as seen above
+        total_steps=total,  # type: ignore[arg-type]
+        epoch=None if epoch is None else float(epoch),
+        loss=None if loss is None else float(loss),
+        metrics={name: float(value) for name, value in values.items()},
+    )
 
 
 def parse_line(line: str) -> Sequence[Event] | None:

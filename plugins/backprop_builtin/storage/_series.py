@@ -9,7 +9,7 @@ from threading import Lock
 
 import msgspec
 
-from backprop_core import Progress, StorageError, open_private
+from backprop_core import Progress, ProgressBatch, StorageError, open_private
 
 from ._files import NO_LINKS, explained, write_all
 from ._records import UNREADABLE
@@ -20,7 +20,9 @@ _LINES_BYTES = 1 << 20
 _LARGEST = sys.float_info.max
 
 
-class _Point(msgspec.Struct, rename="camel", omit_defaults=True):
+class _Point(msgspec.Struct, rename="camel", gc=False):
+    """A line as it is read: one that a later version wrote may have more in it."""
+
     at: int | None = None
     step: int | None = None
     total_steps: int | None = None
@@ -47,7 +49,7 @@ class Series:
         Numbers that JSON has no word for (NaN, infinities) are left out.
         """
         try:
-            lines = _encode_lines([_point(progress) for progress in points])
+            lines = _as_lines(points)
         except UNREADABLE as error:
             raise StorageError(f"metrics of run {run_id} cannot be recorded: {error}") from error
         with self._guard, explained("write", self._folders.path_of(run_id, SERIES)):
@@ -103,15 +105,26 @@ def _read(path: str) -> Iterator[Progress]:
                 yield from map(_progress, _points(lines))
 
 
-def _point(progress: Progress) -> _Point:
-    metrics = {name: kept for name, value in progress.metrics.items() if (kept := _finite(value)) is not None}
-    return _Point(
-        progress.at,
-        progress.step,
-        progress.total_steps,
-        _finite(progress.epoch),
-        _finite(progress.loss),
-        metrics,
+def _as_lines(points: Sequence[Progress]) -> bytes:
+    """Write points down as they are, all at once; with care where one holds what JSON has no word for."""
+    if isinstance(points, ProgressBatch):
+        return points.text
+    try:
+        lines = _encode_lines(points)
+    except (*UNREADABLE, TypeError, OverflowError):
+        lines = b"null"
+    return _encode_lines([_writable(point) for point in points]) if b"null" in lines else lines
+
+
+def _writable(point: Progress) -> Progress:
+    metrics = {name: kept for name, value in point.metrics.items() if (kept := _finite(value)) is not None}
+    return Progress(
+        at=point.at,
+        step=point.step,
+        total_steps=point.total_steps,
+        epoch=_finite(point.epoch),
+        loss=_finite(point.loss),
+        metrics=metrics,
     )
 
 
