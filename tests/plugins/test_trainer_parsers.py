@@ -16,6 +16,7 @@ from trainer_captures import (
     metric,
     points,
     read,
+    read_lines,
     reads,
     run,
     saved,
@@ -175,6 +176,13 @@ def test_lightning_steps_never_go_back(name: str) -> None:
 def test_lightning_counts_on_where_it_does_not_know_how_many_batches_there_are() -> None:
     events = read(reads("lightning_unknown_steps"))
     assert [step for step, _ in losses(events) if step] == [*range(1, 7), 6, *range(7, 13), 12]
+
+
+def test_lightning_that_ends_at_max_steps_counts_the_last_epoch_behind_whole_ones() -> None:
+    bar = "Epoch {}: 100%|██████████| {}/{} [00:00<00:00, 9.68it/s, v_num=0, train_loss={}]"
+    places = [(0, 5, 6, 3.0), (0, 6, 6, 2.0), (1, 6, 6, 1.5), (2, 1, 3, 1.2), (2, 3, 3, 1.0)]
+    events = read_lines(*(bar.format(*place) for place in places))
+    assert losses(events) == [(5, 3.0), (6, 2.0), (12, 1.5), (13, 1.2), (15, 1.0)]
 
 
 def test_a_resumed_lightning_run_goes_on_with_its_steps() -> None:

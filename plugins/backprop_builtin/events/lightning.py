@@ -71,6 +71,7 @@ class LightningBars:
         self._epoch = 0
         self._n = 0
         self._length: int | None = None
+        self._total: int | None = None
 
     def __call__(self, line: str) -> Sequence[Event] | None:
         if self._frame is not None:
@@ -111,10 +112,11 @@ class LightningBars:
 
     def _place(self, epoch: int, n: int, total: int | None, epochs: int | None) -> Place:
         if epoch != self._epoch:
-            self._length = self._n or self._length
+            self._length = self._total or self._n or self._length
             self._epoch, self._n = epoch, 0
         self._n = max(self._n, n)  # after its last batch the bar is set back to 0
-        length = total or self._length
+        self._total = total
+        length = self._length or total  # with `max_steps` the last epoch's total is smaller than the others'
         step = epoch * length + n if length else n if epoch == 0 else None
         return Place(epoch, n, step, epochs * total if epochs and total else None)
 
