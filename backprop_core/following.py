@@ -24,7 +24,6 @@ from .records import CheckpointSaved, Event, Intent, Machine, ProgressBatch, Rec
 from .states import RunState
 from .supervisor import Control
 
-TICK_S = 0.25
 UNTIL_SLACK_MS = 1000
 """The time box ends first where no pause and no extension has moved it."""
 PERSON = "person"
@@ -47,6 +46,10 @@ class Snapshot(Record, frozen=True):
 class View(Protocol):
     """Where a person looks: the command line implements it."""
 
+    every_s: float
+    """How often it is to be shown how the run stands. Requests are looked for as often; a second is soon enough,
+    since whoever asks on this machine rings as well."""
+
     def tell(self, text: str) -> None:
         """Show a line of ours."""
 
@@ -58,7 +61,7 @@ class View(Protocol):
         ...
 
     def show(self, snapshot: Snapshot) -> None:
-        """Show how the run stands; called a few times a second."""
+        """Show how the run stands."""
 
     def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
         """Show why the run has not started yet; without reasons the wait is over."""
@@ -220,7 +223,7 @@ class Following:
                 paused_s=self._paused_at_s,
             )
         )
-        return min(TICK_S, max(0.0, self._next_sample_s - now_s()))
+        return min(self._view.every_s, max(0.0, self._next_sample_s - now_s()))
 
     def end(self) -> None:
         """Take in what stands after the last line end, and say what was lost on the way."""

@@ -142,7 +142,7 @@ def _parsed(line: bytes) -> Holder | None:
 
 
 def wake(folder: Path) -> None:
-    """Continue a live run's supervisor if Ctrl-Z has stopped it, so that it hears what is asked of it."""
+    """Have a live run's supervisor look for requests now; one that Ctrl-Z has stopped goes on for that."""
     holder = holder_of(folder)
     if holder is None or not holder.is_here or holder.agent is None:
         return

@@ -329,7 +329,7 @@ class Supervisor:
     # --- signals ---
 
     def _on_signals(self) -> bool:
-        """Serve the signals that came; True when one of the bytes only asked for a tick."""
+        """Serve the signals that came; True when a tick was asked for, by `wake` or by who posted a request."""
         try:
             numbers = self._wakeup[0].recv(4096)
         except BlockingIOError:
@@ -343,7 +343,7 @@ class Supervisor:
                 case signal.SIGTSTP:
                     self._is_suspending = True
                     self.pause("Ctrl-Z")
-        return 0 in numbers
+        return not {0, signal.SIGCONT}.isdisjoint(numbers)
 
     def _on_interrupt(self) -> None:
         """First a graceful stop, then SIGTERM to the tree, then SIGKILL."""
@@ -402,7 +402,7 @@ def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    served = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP]
+    served = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT]
     if on_hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         served.append(signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: None) for number in served}

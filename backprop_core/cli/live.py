@@ -76,6 +76,8 @@ class LiveView(PlainView):
     Once the terminal is gone nothing more is drawn: no run ends because nobody can see it.
     """
 
+    every_s = 0.25
+
     def __init__(self) -> None:
         super().__init__()
         self._is_gone = False

@@ -18,6 +18,8 @@ from .text import presentable
 class SilentView:
     """For an agent that nobody watches: lines of ours go to stderr, which is its log."""
 
+    every_s = 1.0
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,0 +1,86 @@
+"""`python -m benchmarks.gate`: hold what commands execute against what the bare interpreter executes.
+
+Instructions are counted by valgrind, and only their ratios are judged: neither a busy machine nor a slow one changes
+them by more than a hundredth. Another version of Python does, by some tenths, which the limits leave room for. A limit
+that is passed means that something is imported, compiled or done that was not before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from .bench import Bench
+from .past import home_with
+
+LIMITS = {
+    "import backprop_core.script": 1.15,
+    "backprop --version": 2.2,
+    "backprop list, 100 runs": 10.5,
+    "backprop run --dry-run empty.py": 13.0,
+    "a progress line, over barely decoding it": 3.0,
+}
+"""Ratios to the bare interpreter's start but for the last: what was measured, and a quarter."""
+LINES = 20_000
+
+
+def main() -> int:
+    """Count, print, and return 1 where a limit is passed."""
+    if shutil.which("valgrind") is None:
+        print("skipped: valgrind is not installed")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="backprop-gate-") as place:
+        found = ratios(Bench(Path(place), quick=True))
+    for name, ratio in found.items():
+        verdict = "ok" if ratio <= LIMITS[name] else "PASSED ITS LIMIT"
+        print(f"{ratio:8.2f}  at most {LIMITS[name]:5.2f}  {name}  {verdict}")
+    return int(any(ratio > LIMITS[name] for name, ratio in found.items()))
+
+
+def ratios(bench: Bench) -> dict[str, float]:
+    """Count what each subject executes, and divide it by what its reference does."""
+    empty = bench.script("empty.py", "")
+    environ = {**bench.environ(home_with(bench, 100)), "PYTHONHASHSEED": "0"}
+    command = [bench.python, *bench.backprop]
+    bare = counted([bench.python, "-c", "pass"], environ, bench.place)
+    subjects = {
+        "import backprop_core.script": [bench.python, "-c", "import backprop_core.script"],
+        "backprop --version": [*command, "--version"],
+        "backprop list, 100 runs": [*command, "list"],
+        "backprop run --dry-run empty.py": [*command, "run", "--dry-run", str(empty)],
+    }
+    found = {name: counted(argv, environ, bench.place) / bare for name, argv in subjects.items()}
+    feed = [bench.python, str(bench.child("feed.py"))]
+
+    def per_line(how: str) -> float:
+        few, many = (
+            counted([*feed, how, str(count)], environ, bench.place) for count in (LINES // 10, LINES)
+        )
+        return (many - few) / (LINES - LINES // 10)
+
+    found["a progress line, over barely decoding it"] = per_line("backprop") / per_line("bare")
+    return found
+
+
+def counted(argv: Sequence[str], environ: dict[str, str], cwd: Path) -> int:
+    """Count the instructions that a program executes, without its children's.
+
+    It is run once before, so that what Python compiles and writes down at the first start does not count.
+    """
+    subprocess.run(argv, env=environ, cwd=cwd, stdout=subprocess.DEVNULL, check=True)
+    tool = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={os.devnull}"]
+    done = subprocess.run([*tool, *argv], env=environ, cwd=cwd, capture_output=True, text=True, check=True)
+    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
+    if found is None:
+        raise RuntimeError(f"valgrind did not count: {done.stderr[-500:]}")
+    return int(found[1].replace(",", ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
