@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Stop,
         Warn,
     )
+    from .settings import Settings
     from .states import RunState
     from .units import memory_limit_mb
 
@@ -75,6 +76,7 @@ _HOMES = {
         "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress ProgressBatch "
         "RUN_FILES Refusal RunRecord RunRequest Script Stop Warn"
     ),
+    "settings": "Settings",
     "states": "RunState",
     "units": "memory_limit_mb",
 }
@@ -120,6 +122,7 @@ __all__ = [
     "RunRequest",
     "RunState",
     "Script",
+    "Settings",
     "SettingsError",
     "Source",
     "Stop",
