@@ -175,7 +175,7 @@ def _remove(storage: Storage, batch: Sequence[Removable]) -> list[Removed]:
         before = [_size_of(each.folder) for each in held]
         for each in held:
             for checkpoint in each.removable_checkpoints:
-                _remove_checkpoint(checkpoint.path)
+                remove_checkpoint(checkpoint.path)
             remove_files(each.folder, RUN_FILES - {"lock"})  # which keeps others out until the record is gone
         _delete(storage, [each.record.id for each in held])
         for each in held:
@@ -230,7 +230,11 @@ def _delete(storage: Storage, run_ids: Sequence[str]) -> None:
         storage.delete(run_id)
 
 
-def _remove_checkpoint(path: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
+    """Remove a file or a folder; what it links to stays.
+
+    :raises StorageError: when it cannot be removed.
+    """
     import shutil
 
     try:

@@ -3,7 +3,7 @@
 from .choice import checkpoint_given, newest_valid, recollected
 from .forms import forms_for
 from .places import places_of
-from .search import SEARCH_CUT_SHORT
+from .search import SEARCH_CUT_SHORT, measure
 from .validity import what_is_wrong
 from .watching import CheckpointWatch, Whereabouts, look
 
@@ -14,6 +14,7 @@ __all__ = [
     "checkpoint_given",
     "forms_for",
     "look",
+    "measure",
     "newest_valid",
     "places_of",
     "recollected",

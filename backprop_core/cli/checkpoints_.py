@@ -6,22 +6,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from backprop_core import recovery, registry
 from backprop_core.checkpoints import SEARCH_CUT_SHORT, what_is_wrong
 from backprop_core.checkpoints.ledger import Known, in_order
 from backprop_core.clock import as_datetime
-from backprop_core.errors import NotFoundError
+from backprop_core.errors import NotFoundError, UsageError
 from backprop_core.identity import host_name
-from backprop_core.opening import Ask, close, open_all
+from backprop_core.keeping import delete, surplus
+from backprop_core.opening import Ask, Opened, close, open_all
 from backprop_core.records import Record, RunRecord, Script
+from backprop_core.removing import Checkpoint
 from backprop_core.traces import Traces, script_of, traces_of
 from backprop_core.units import format_size
 
-from .app import say
-from .declared import Command, Given
+from .app import say, say_more
+from .declared import Command, Given, option
 from .list_ import print_json, tell_problems
 from .options import Json, Run, base_ask
+from .removal import Yes
 from .result import called
 from .text import aligned, number
 
@@ -36,7 +40,16 @@ class Shown(Record, frozen=True):
     is_next: bool = False
 
 
-def checkpoints(given: Given, run: Run, json_: Json = False) -> int:
+def checkpoints(
+    given: Given,
+    run: Run,
+    keep_last: Annotated[
+        int | None,
+        option("--keep-last", least=1, metavar="N", help="Delete all but the newest N whole checkpoints."),
+    ] = None,
+    yes: Yes = False,
+    json_: Json = False,
+) -> int:
     asked = base_ask(given)
     opened = open_all(asked, os.environ)
     try:
@@ -44,11 +57,13 @@ def checkpoints(given: Given, run: Run, json_: Json = False) -> int:
         record = registry.find(opened.storage, run)
         tell_problems(opened.storage)
         traces = _traces(record, asked)
+        if traces.is_cut:
+            say(SEARCH_CUT_SHORT)
+        rows = judged(record, traces)
+        if keep_last is not None:
+            return _keep(opened, record, rows, keep_last, is_agreed=yes)
     finally:
         close(opened)
-    if traces.is_cut:
-        say(SEARCH_CUT_SHORT)
-    rows = judged(record, traces)
     if json_:
         print_json([_as_dict(row) for row in rows])
     elif rows:
@@ -85,6 +100,48 @@ def judged(record: RunRecord, traces: Traces) -> list[Shown]:
     problems = {path: what_is_wrong(Path(path), traces.forms) for path in paths}
     newest = next((path for path in reversed(paths) if problems[path] is None), None)
     return [Shown(known=traces.known[path], problem=problems[path], is_next=path == newest) for path in paths]
+
+
+def _keep(opened: Opened, record: RunRecord, rows: Sequence[Shown], count: int, *, is_agreed: bool) -> int:
+    """Delete all but the newest whole ones; what was not seen being made only when a person agrees."""
+    whole = [row.known.path for row in rows if row.problem is None]
+    newest = whole[-count:]
+    others = [row.known.path for row in rows if row.known.path not in newest] if len(whole) > count else []
+    found = surplus(opened.storage, opened.home, record, newest, others)
+    for each in found.kept:
+        say(f"{each.path} is left: it {each.why_kept}")
+    going = [*found.seen, *(found.unseen if not found.unseen or is_agreed or _agree(found.unseen) else ())]
+    if going:
+        delete(opened.storage, opened.home, record, going)
+        freed = format_size(sum(each.size_bytes for each in going))
+        say(f"deleted {_counted(len(going))}, {freed}; kept {len(newest)}")
+    else:
+        say(f"nothing to delete: {_counted(len(whole))} of run {called(record)} {_are(len(whole))} whole")
+    return 0
+
+
+def _agree(unseen: Sequence[Checkpoint]) -> bool:
+    """Ask about checkpoints that nobody announced.
+
+    :raises UsageError: when nobody is there to answer.
+    """
+    what = f"{_counted(len(unseen))} {'was' if len(unseen) == 1 else 'were'} not seen being made"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{what}, and are not deleted unasked", "look at them, and give --yes")
+    say(f"{what}:")
+    for each in unseen:
+        say_more(f"{each.path} ({format_size(each.size_bytes)})")
+    sys.stderr.write("delete them? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _counted(count: int) -> str:
+    return f"{count} checkpoint" if count == 1 else f"{count} checkpoints"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _as_dict(row: Shown) -> dict[str, object]:
