@@ -42,7 +42,7 @@ class _Memory:
     started_at: float | None = None
     saved_at: float | None = None
     asked_to_save_at: float | None = None
-    slowest_save_s: float = 0.0
+    slowest_save_s: float | None = None
     has_said_stopping: bool = False
     box: tuple[float, float] | None = None
     box_file: tuple[int, int] | None = None
@@ -83,7 +83,7 @@ def checkpoint(path: str | os.PathLike[str]) -> None:
         return
     now = time.monotonic()
     if _memory.asked_to_save_at is not None:
-        _memory.slowest_save_s = max(_memory.slowest_save_s, now - _memory.asked_to_save_at)
+        _note_save(now - _memory.asked_to_save_at)
     _memory.asked_to_save_at = None
     _memory.saved_at = now
     values: dict[str, object] = {"event": "checkpoint_saved", "path": os.path.abspath(os.fspath(path))}
@@ -106,19 +106,22 @@ def time_left() -> float | None:
     return None if box is None else max(0.0, box[0] - time.monotonic())
 
 
-def should_stop() -> bool:
+def should_stop(ahead_s: float = 0.0) -> bool:
     """Tell whether the time box is about to end, so that it is time for a last checkpoint.
 
-    True for the last 15 s, or twice the slowest save seen if that is longer, but at most for the
-    last quarter of the time box. A script that then saves and exits with 0 has reached the end of its time
+    True for the last 15 s, or twice the slowest save seen in any attempt of the run if that is longer, but at
+    most for the last quarter of the time box. A script that then saves and exits with 0 has reached the end of its time
     box, and is not taken for completed: `backprop resume` goes on with it.
+
+    :param ahead_s: How many seconds longer the next question will be in coming, where that is known: with the
+        length of an epoch a script stops at the end of the last one that fits.
     """
     box = _time_box()
     if box is None:
         return False
     ends_at, limit_s = box
-    lead_s = min(max(LEAST_LEAD_S, SAVES_PER_LEAD * _memory.slowest_save_s), LARGEST_LEAD_SHARE * limit_s)
-    is_due = ends_at - time.monotonic() <= lead_s
+    lead_s = min(max(LEAST_LEAD_S, SAVES_PER_LEAD * _slowest_save_s()), LARGEST_LEAD_SHARE * limit_s)
+    is_due = ends_at - time.monotonic() <= lead_s + ahead_s
     if is_due:
         _say_stopping()
     return _ask_to_save(is_due=is_due)
@@ -141,6 +144,34 @@ def _privately(path: str, flags: int) -> int:
     fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     os.fchmod(fd, 0o600)  # a umask may have taken from it
     return fd
+
+
+def _slowest_save_s() -> float:
+    """Return the slowest save of the run, in seconds; one of an earlier attempt is read from the run's folder."""
+    if _memory.slowest_save_s is None:
+        try:
+            with open(_slowest_save_file(), encoding="ascii") as file:
+                seconds = float(file.read(32))
+        except (OSError, KeyError, ValueError):
+            seconds = 0.0
+        _memory.slowest_save_s = seconds if 0.0 < seconds < float("inf") else 0.0
+    return _memory.slowest_save_s
+
+
+def _note_save(seconds: float) -> None:
+    """Remember how long a save took, for this attempt and for those that follow."""
+    if seconds <= _slowest_save_s():
+        return
+    _memory.slowest_save_s = seconds
+    try:
+        with open(_slowest_save_file(), "w", encoding="ascii", opener=_privately) as file:
+            file.write(f"{seconds:.3f}")
+    except (OSError, KeyError):
+        pass  # the next attempt learns it anew
+
+
+def _slowest_save_file() -> str:
+    return os.path.join(os.environ["BACKPROP_RUN_DIR"], "slowest-save")
 
 
 def should_checkpoint() -> bool:

@@ -106,7 +106,7 @@ def _show_table(records: Sequence[RunRecord], unknown: Collection[str]) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in LIST_COLUMNS:
-        numeric = column in {"TIME", "STEP", "LOSS", "CHECKPOINTS"}
+        numeric = column in {"TIME", "STEP", "LOSS", "CHECKPOINTS", "LEFT"}
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column in {"ID", "STARTED"})
     for record in records:
         style = STATE_STYLE.get(record.status, "")

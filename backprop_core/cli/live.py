@@ -17,6 +17,7 @@ from rich.text import Text
 
 from backprop_core.clock import now_s
 from backprop_core.following import Snapshot
+from backprop_core.forecast import in_words, time_boxes_left
 from backprop_core.records import RunRecord
 from backprop_core.units import escape, format_duration
 
@@ -198,6 +199,7 @@ def panel(snapshot: Snapshot, steps_per_s: float | None) -> RenderableType:
         ProgressBar(total=total_s, completed=total_s - left_s, width=BAR_COLUMNS),
         Text(f"{format_duration(left_s)} left"),
         *(Text(text) for text in progress(record, steps_per_s)),
+        *(Text(text) for text in [in_words(time_boxes_left(record, left_s=left_s))] if text),
     )
     return RichGroup(line, *gpu_lines(snapshot))
 

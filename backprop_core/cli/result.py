@@ -9,6 +9,7 @@ from collections.abc import Callable
 from backprop_core.attempt import Interrupted, Result
 from backprop_core.clock import now_ms
 from backprop_core.errors import ExitCode
+from backprop_core.forecast import in_words, time_boxes_left
 from backprop_core.records import RunRecord
 from backprop_core.redaction import redacted
 from backprop_core.session import DryRun
@@ -102,7 +103,10 @@ def sentence(record: RunRecord) -> str:
     reached += [f"{count} checkpoint{'s' * (count != 1)}"] if count else []
     if len(record.attempts) > 1:
         took += f" ({format_duration(run_time_s(record))} over {len(record.attempts)} attempts)"
-    return f"{how}{reason} after {took}" + (f", at {', '.join(reached)}" if reached else "")
+    at = f", at {', '.join(reached)}" if reached else ""
+    left = in_words(time_boxes_left(record))
+    to = f"; {left} to step {record.metrics['totalSteps']:g}" if left else ""
+    return f"{how}{reason} after {took}{at}{to}"
 
 
 def show_dry_run(found: DryRun) -> int:

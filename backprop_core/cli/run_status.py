@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from backprop_core.clock import as_datetime
+from backprop_core.forecast import in_words, time_boxes_left
 from backprop_core.records import Attempt, RunRecord
 from backprop_core.redaction import redacted
 from backprop_core.units import escape, format_duration
@@ -41,10 +42,7 @@ def rows(record: RunRecord, held_by: str | None = None) -> Iterator[tuple[str, s
     yield "python", record.python or "-"
     yield "framework", record.framework or "none recognised"
     yield "time", format_duration(run_time_s(record))
-    yield "step", number(record.last_step)
-    yield "loss", number(record.last_loss)
-    for name, value in record.metrics.items():
-        yield f"  {name}", number(value)
+    yield from progress_rows(record)
     if record.exit_code is not None:
         yield "exit code", str(record.exit_code)
     if record.settings.get("gpuMemoryLimit"):
@@ -59,6 +57,16 @@ def rows(record: RunRecord, held_by: str | None = None) -> Iterator[tuple[str, s
         for pause in attempt.pauses:
             took = "still" if pause.end is None else format_duration((pause.end - pause.begin) / 1000)
             yield "  paused", f"{took}: {pause.cause}"
+
+
+def progress_rows(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield how far the training has come, and what it has reached."""
+    yield "step", number(record.last_step)
+    if left := in_words(time_boxes_left(record)):
+        yield "to go", left
+    yield "loss", number(record.last_loss)
+    for name, value in record.metrics.items():
+        yield f"  {name}", number(value)
 
 
 def describe_attempt(attempt: Attempt) -> str:

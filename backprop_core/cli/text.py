@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from backprop_core.clock import as_datetime, now_ms
+from backprop_core.forecast import time_boxes_left
 from backprop_core.records import RunRecord
 from backprop_core.redaction import HIDDEN, is_secret_name, without_secrets
 from backprop_core.units import escape, format_duration
@@ -42,7 +43,13 @@ def run_time_s(record: RunRecord) -> float:
     return sum(max(0, each) for each in took_ms) / 1000  # somebody may have set the clock back
 
 
-LIST_COLUMNS = ("ID", "NAME", "STATE", "TIME", "STEP", "LOSS", "CHECKPOINTS", "STARTED")
+LIST_COLUMNS = ("ID", "NAME", "STATE", "TIME", "STEP", "LOSS", "CHECKPOINTS", "LEFT", "STARTED")
+
+
+def boxes_left(record: RunRecord) -> str:
+    """Write how many more time boxes a run takes; a dash where that is not known or nothing is left to be done."""
+    count = time_boxes_left(record)
+    return f"{count} box{'es' * (count != 1)}" if count else "-"
 
 
 def list_row(record: RunRecord, *, is_unknown: bool = False) -> tuple[str, ...]:
@@ -58,5 +65,6 @@ def list_row(record: RunRecord, *, is_unknown: bool = False) -> tuple[str, ...]:
         number(record.last_step),
         number(record.last_loss),
         str(len(record.checkpoints)),
+        boxes_left(record),
         as_datetime(record.start_time).astimezone().strftime("%Y-%m-%d %H:%M"),
     )

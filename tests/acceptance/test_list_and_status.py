@@ -43,7 +43,7 @@ def test_a_list_in_a_pipe_is_aligned_plain_text(project: Project) -> None:
     heading, line = done.out.splitlines()
     record = project.record()
     assert done.err == ""
-    assert heading.split() == "ID NAME STATE TIME STEP LOSS CHECKPOINTS STARTED".split()
+    assert heading.split() == "ID NAME STATE TIME STEP LOSS CHECKPOINTS LEFT STARTED".split()
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record["startTime"] / 1000))
     assert line.split(maxsplit=7) == [record["id"], "mine", "completed", "0s", "12", "0.25", "0", started]
     assert heading.index("STATE") == line.index("completed")

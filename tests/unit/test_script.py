@@ -329,6 +329,44 @@ def test_the_last_checkpoint_is_asked_for_early_enough_to_be_saved(
     assert script.should_stop()
 
 
+def test_a_slow_save_of_an_earlier_attempt_is_remembered(
+    script: ModuleType, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKPROP_CHECKPOINT_EVERY_SECONDS", "1")
+    script.should_checkpoint()
+    clock.now += 1
+    assert script.should_checkpoint()
+    clock.now += 20
+    script.checkpoint("model.pt")
+    script._memory.slowest_save_s = None  # as in the next attempt's process
+    write_time_box(tmp_path, deadline=clock.now + 600, limit_s=600.0)
+    clock.now += 600 - 40.25
+    assert not script.should_stop()
+    clock.now += 0.5
+    assert script.should_stop()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "-3"])
+def test_a_slow_save_that_cannot_be_read_is_none(
+    script: ModuleType, clock: Clock, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "slowest-save").write_text(text)
+    write_time_box(tmp_path, deadline=clock.now + 600, limit_s=600.0)
+    clock.now += 600 - 15.25
+    assert not script.should_stop()
+    clock.now += 0.5
+    assert script.should_stop()
+
+
+def test_who_asks_rarely_looks_ahead(script: ModuleType, clock: Clock, tmp_path: Path) -> None:
+    write_time_box(tmp_path, deadline=clock.now + 600, limit_s=600.0)
+    clock.now += 600 - 15 - 100.25
+    assert not script.should_stop(100)
+    clock.now += 0.5
+    assert not script.should_stop()
+    assert script.should_stop(100)
+
+
 def test_only_what_was_asked_for_counts_as_a_slow_save(
     script: ModuleType, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
