@@ -21,7 +21,15 @@ from .causes import Cause, cause_of
 from .causes import told as told_failure
 from .checkpoints import CheckpointWatch, Whereabouts
 from .clock import now_ms
-from .environment import Told, build, command_line, from_plugins, helper_folder
+from .environment import (
+    Told,
+    are_arguments,
+    are_variables,
+    build,
+    command_line,
+    from_plugins,
+    helper_folder,
+)
 from .errors import ExitCode, RefusedError
 from .events import EventReader, collect_parsers
 from .following import GOVERNOR, STALLED, UNTIL, Following, View
@@ -31,7 +39,7 @@ from .machine import visible_devices
 from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins, guarded
-from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest, Script
+from .records import Gpu, GpuIdentity, PluginFailure, ProcessExit, Record, RunRecord, RunRequest, Script
 from .settings import Resolved
 from .states import RESUMABLE, RunState
 from .supervisor import STOP_SIGNALS, Ending, Job, Signals, Supervisor, held_signals, late_stop
@@ -259,10 +267,10 @@ def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: 
     answers = from_plugins(plugins, request, gpu)
     resume_arguments: Sequence[str] = ()
     if order.framework:
-        answers += from_framework(plugins, order.framework, "environment", request, gpu)
+        answers += from_framework(plugins, order.framework, "environment", are_variables, request, gpu)
     if order.framework and request.resume_from:
         found = from_framework(
-            plugins, order.framework, "resume_arguments", request.script, request.resume_from
+            plugins, order.framework, "resume_arguments", are_arguments, request.script, request.resume_from
         )
         resume_arguments = found[0] if found else ()
     environment = build(
@@ -284,12 +292,19 @@ def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: 
     )
 
 
-def from_framework(plugins: Plugins, framework: Framework, method: str, *arguments: object) -> list[Any]:
-    """Ask the framework, and return its one answer; none when it fails, which is then told."""
+def from_framework(
+    plugins: Plugins,
+    framework: Framework,
+    method: str,
+    is_right: Callable[[object], bool],
+    *arguments: object,
+) -> list[Any]:
+    """Ask the framework, and return its one answer; none when it fails or is not right, which is then told."""
     value, failure = guarded(framework.name, method, getattr(framework, method), *arguments)
-    if failure is None:
+    if failure is None and is_right(value):
         return [value]
-    plugins.note(failure)
+    error = f"it answered {type(value).__name__}, which is left out"
+    plugins.note(failure or PluginFailure(plugin=framework.name, hook=method, error=error))
     return []
 
 

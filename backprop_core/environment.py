@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .locks import open_private, private_folder
 from .plugins import Plugins
@@ -170,7 +170,7 @@ def from_plugins(plugins: Plugins, request: RunRequest, gpu: Gpu | None) -> list
     for answer in plugins.ask("backprop_environment", request=request, gpu=gpu):
         if answer.failure:
             continue
-        if _are_variables(answer.value):
+        if are_variables(answer.value):
             answers.append(answer.value)
         else:
             error = "what it answered are no names and texts of variables, left out"
@@ -178,12 +178,21 @@ def from_plugins(plugins: Plugins, request: RunRequest, gpu: Gpu | None) -> list
     return answers
 
 
-def _are_variables(value: object) -> bool:
+def are_variables(value: object) -> bool:
+    """Tell whether a plugin's answer can be put into an environment."""
     if not isinstance(value, Mapping):
         return False
     texts = [text for pair in value.items() for text in pair]
     are_texts = all(isinstance(text, str) and "\0" not in text for text in texts)
     return are_texts and not any("=" in name or not name for name in value)
+
+
+def are_arguments(value: object) -> bool:
+    """Tell whether a plugin's answer can be put onto a command line."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_list and all(
+        isinstance(text, str) and "\0" not in text for text in cast("Sequence[object]", value)
+    )
 
 
 def helper_folder(home: Path) -> Path:

@@ -17,7 +17,7 @@ from .records import CheckpointSaved, Event, PluginFailure, Progress, ProgressBa
 LINE_CAP_BYTES = 64 * 1024
 FEW_BYTES = 4 * 1024
 HOOK = "backprop_event_parser"
-IMPATIENT = Alarm(idle_s=0.4, busy_s=2.0)
+IMPATIENT = Alarm(idle_s=0.3, busy_s=2.0)
 """For parsers: requests, the watching and the script itself wait for them."""
 _BEYOND_INT = 2**63
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no storage keeps NUL and lone surrogates in text
@@ -276,8 +276,9 @@ def _parse_batch(
 ) -> None:
     for number in numbers:
         answer = parser(texts[number])
-        if answer is not None:
-            answers[number] = answer if isinstance(answer, list | tuple) else ()
+        if not isinstance(answer, list | tuple | None):
+            raise TypeError(f"it answered {type(answer).__name__}, not events")
+        answers[number] = answer
 
 
 def collect_parsers(plugins: Plugins, run: object) -> list[EventParser]:

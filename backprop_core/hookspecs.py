@@ -141,7 +141,7 @@ def backprop_event_parser(run: RunRecord) -> EventParser:
     :param run: The run whose output will be read.
     :returns: The parser, or a list of them.
     :on error: The plugin is named and its parser left out; a parser that raises is not asked again, nor is one
-        that waits for 0.4 s, or works for 2 s, on a few lines: the whole run waits for it.
+        that waits for 0.3 s, or works for 2 s, on a few lines: the whole run waits for it.
     """
     raise NotImplementedError
 

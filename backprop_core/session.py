@@ -113,7 +113,8 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
             return series.run(order, opened, view)
         return launch(order, opened, choose_launcher(opened), view.tell)
     finally:
-        os.close(order.lock)
+        with suppress(OSError):  # a plugin may have closed it
+            os.close(order.lock)
         with suppress(StorageError):  # how the run ended stands, whatever its storage can say of it now
             if opened.storage.get(order.record.id) is None:
                 holding.forget_folder(holding.run_folder(order.home, order.record.id))

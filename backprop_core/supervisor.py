@@ -169,8 +169,10 @@ class Supervisor:
         try:
             self._follow()
         finally:
-            self._control.close()
-            os.close(self._output)
+            with suppress(OSError):
+                self._control.close()
+            with suppress(OSError):
+                os.close(self._output)
         self._reap_keeper()
         return msgspec.structs.replace(self._ending, asked=self._asked)
 
@@ -215,6 +217,9 @@ class Supervisor:
         next_tick_s = now_s()
         while not self._is_over:
             ready = dict(poll.poll(self._sleep_s(next_tick_s) * 1000))
+            if any(event & select.POLLNVAL for event in ready.values()):
+                self._on_descriptors_gone()
+                return
             if self._wakeup[0].fileno() in ready and self._on_signals():
                 next_tick_s = 0.0
             if self._output in ready:
@@ -313,6 +318,12 @@ class Supervisor:
         elif self._ending.exit is None and self._pid is not None:
             self._ending = Ending(exit=ProcessExit(signal=signal.SIGKILL), message="the keeper was killed")
         end_descendants(spare={self._keeper})
+
+    def _on_descriptors_gone(self) -> None:
+        """Somebody in this process closed what is not theirs: the keeper notices, and ends the run by the ladder."""
+        exited = self._ending.exit or ProcessExit(signal=signal.SIGKILL)
+        message = "a plugin closed the descriptors that Backprop follows the run with"
+        self._ending = Ending(exit=exited, message=message)
 
     def _read_rest(self) -> None:
         """Read what is left in the pipe; somebody outside the tree may hold it open, so not for ever."""
@@ -413,15 +424,16 @@ def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
         signal.set_wakeup_fd(old_wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        ours.close()
-        theirs.close()
+        for end in (ours, theirs):
+            with suppress(OSError):
+                end.close()
 
 
 def late_stop(signals: Signals) -> str | None:
     """Return which stop came after the script had ended, in the words of `STOP_SIGNALS`; None without one."""
     try:
         numbers = signals[0].recv(4096)
-    except BlockingIOError:
+    except OSError:
         return None
     return next((STOP_SIGNALS[signal.Signals(n)] for n in numbers if n in set(STOP_SIGNALS)), None)
 

@@ -61,5 +61,5 @@ def script_of(record: RunRecord) -> Script:
 def frameworks_of(opened: Opened, script: Script) -> tuple[Framework | None, tuple[CheckpointForm, ...]]:
     """Choose the script's framework, and tell what its checkpoints look like."""
     frameworks = opened.plugins.parts("backprop_framework")
-    chosen, _ = choose_framework(frameworks, script, opened.resolved.settings.framework)
+    chosen, _ = choose_framework(frameworks, script, opened.resolved.settings.framework, opened.plugins.note)
     return chosen, forms_for(chosen, opened.plugins)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from backprop_core.errors import UsageError
 from backprop_core.interfaces import Framework
 from backprop_core.plugins import guarded
-from backprop_core.records import Script
+from backprop_core.records import PluginFailure, Script
 
 
 def choose_framework(
-    frameworks: Sequence[Framework], script: Script, wanted: str
+    frameworks: Sequence[Framework],
+    script: Script,
+    wanted: str,
+    note: Callable[[PluginFailure], None] = lambda _: None,
 ) -> tuple[Framework | None, dict[str, float]]:
     """Choose the framework that a script uses, and give the scores of all that recognise it.
 
@@ -20,12 +23,15 @@ def choose_framework(
     each other, the score decides, then the name.
 
     :param wanted: A name, or "auto".
+    :param note: Is given the failure of a framework that cannot tell its score.
     :returns: None for the framework where nothing recognises the script.
     :raises UsageError: when `wanted` is not installed.
     """
     # Of two with one name the first counts: plugins are asked from the user's own to the built-in ones.
     known = {each.name: each for each in reversed(frameworks)}
-    scores = {name: min(1.0, score) for name, each in known.items() if (score := _score(each, script)) > 0}
+    scores = {
+        name: min(1.0, score) for name, each in known.items() if (score := _score(each, script, note)) > 0
+    }
     if wanted != "auto":
         if wanted not in known:
             raise _unknown(wanted, known)
@@ -36,10 +42,14 @@ def choose_framework(
     return (candidates[0] if candidates else None), scores
 
 
-def _score(framework: Framework, script: Script) -> float:
+def _score(framework: Framework, script: Script, note: Callable[[PluginFailure], None]) -> float:
     """Ask for the score; a framework that fails does not recognise the script."""
     score, failure = guarded(framework.name, "score", framework.score, script)
-    return 0.0 if failure or not isinstance(score, int | float) else float(score)
+    if failure is None and isinstance(score, int | float):
+        return float(score)
+    error = f"it answered {type(score).__name__}, not a number"
+    note(failure or PluginFailure(plugin=framework.name, hook="score", error=error))
+    return 0.0
 
 
 def _unknown(wanted: str, known: Iterable[str]) -> UsageError:

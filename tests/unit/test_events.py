@@ -273,13 +273,22 @@ def test_a_parser_that_raises_is_named_and_not_asked_again_and_silences_no_other
         ([CheckpointSaved(path=Path("/a"))], [], 1),  # type: ignore[arg-type]
         (["step 5", None], [], 2),
         ([Progress()], [], 0),
-        ("step 5", [], 0),
-        (7, [], 0),
     ],
 )
 def test_what_a_parser_answers_is_checked_too(answer: Any, events: list[Event], rejected: int) -> None:
     one = reader(lambda _: answer)
     assert (read(one, b"x\n"), one.rejected, one.failures) == (events, rejected, [])
+
+
+@pytest.mark.parametrize("answer", ["step 5", 7, object()])
+def test_a_parser_that_answers_something_else_than_events_is_named_and_the_next_one_reads(
+    answer: Any,
+) -> None:
+    one = reader(lambda _: answer, saying(Progress(step=1)))
+    assert read(one, b"a\nb\n") == [Progress(step=1)] * 2
+    assert [failure.error for failure in one.failures] == [
+        f"TypeError: it answered {type(answer).__name__}, not events"
+    ]
 
 
 class Chunks:
