@@ -94,7 +94,8 @@ class Slot:
         """Let go of it here: it is free unless somebody inherited it. Closing twice is no error."""
         if self._is_open:
             self._is_open = False
-            os.close(self.fd)
+            with suppress(OSError):  # a plugin may have closed it
+                os.close(self.fd)
 
 
 class Ticket:

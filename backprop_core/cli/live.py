@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Self, cast
@@ -22,6 +21,7 @@ from backprop_core.records import RunRecord
 from backprop_core.units import escape, format_duration
 
 from .colours import STATE_STYLE
+from .harmless import harmless
 from .outlet import text_outlet
 from .text import number, presentable
 from .views import PlainView
@@ -30,12 +30,6 @@ SPEED_OVER_S = 10.0
 BAR_COLUMNS = 20
 GAP_COLUMNS = 2
 MOST_NAME_COLUMNS = 30
-# Colours pass, and carriage returns; every other escape sequence and control character does not.
-_UNSAFE = re.compile(
-    r"\x1b(?!\[[0-9:;]*m)"  # an escape that sets no colour: ESC [ > 4 m and ESC [ ? 4 m are about the keyboard
-    r"(?:\[[0-?]*[ -/]*[@-~]|\[|[^\r\n\x1b])?"  # the whole sequence, the start of an unfinished one, or one character
-    r"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]"  # C0, DEL and C1, but tab, LF, CR and ESC
-)
 
 
 class Raw:
@@ -176,11 +170,6 @@ class Speed:
         (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
         if last_s > first_s and last > first:
             self.steps_per_s = (last - first) / (last_s - first_s)
-
-
-def harmless(text: str) -> str:
-    """Keep text, colours and carriage returns; drop every other control sequence."""
-    return _UNSAFE.sub("", text)
 
 
 def panel(snapshot: Snapshot, steps_per_s: float | None) -> RenderableType:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from backprop_core import holding, recovery, registry
 from backprop_core.errors import NotFoundError
@@ -16,6 +16,9 @@ from backprop_core.states import LIVE
 
 from .declared import Command, Given, option
 from .options import Run, base_ask
+
+if TYPE_CHECKING:
+    from .harmless import HarmlessStream
 
 CHUNK_BYTES = 1 << 20
 LOOK_EVERY_S = 0.2
@@ -60,16 +63,20 @@ def _follow(opened: Opened, run_id: str, path: Path) -> int:
 
 def _copy_from(path: Path, position: int) -> int:
     """Print the log from a position; returns where it ended. A log that shrank is read on from its end."""
-    is_terminal = sys.stdout.isatty()
+    stream = _harmless_stream() if sys.stdout.isatty() else None
     with path.open("rb") as file:
         position = min(position, os.fstat(file.fileno()).st_size)
         file.seek(position)
         while chunk := file.read(CHUNK_BYTES):
             position += len(chunk)
-            if is_terminal:
-                from .live import harmless
-
-                chunk = harmless(chunk.decode("utf-8", "replace")).encode()
-            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.write(stream.feed(chunk) if stream else chunk)
+        if stream:
+            sys.stdout.buffer.write(stream.feed(b"", is_last=True))
     sys.stdout.buffer.flush()
     return position
+
+
+def _harmless_stream() -> HarmlessStream:
+    from .harmless import HarmlessStream
+
+    return HarmlessStream()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from backprop_core.following import Snapshot
 from backprop_core.units import escape
@@ -13,6 +13,9 @@ from backprop_core.units import escape
 from .app import say
 from .outlet import Outlet
 from .text import presentable
+
+if TYPE_CHECKING:
+    from .harmless import HarmlessStream
 
 
 class SilentView:
@@ -49,18 +52,25 @@ class SilentView:
 
 
 class PlainView(SilentView):
-    """For pipes, files and `--plain`: the script's output as it is, our own lines on stderr."""
+    """For pipes, files and `--plain`: the script's output as it is, harmless on a terminal; our lines on stderr."""
 
     def __init__(self) -> None:
         self._out: Outlet | None = None
         self._err: Outlet | None = None
+        self._harmless: HarmlessStream | None = None
         self._waiting_for: tuple[object, ...] = ()
 
     def __enter__(self) -> Self:
         self._out, self._err = Outlet(sys.stdout), Outlet(sys.stderr)
+        if sys.stdout.isatty():
+            from .harmless import HarmlessStream
+
+            self._harmless = HarmlessStream()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._out and self._harmless:
+            self._out.write(self._harmless.feed(b"", is_last=True))
         for outlet in (self._out, self._err):
             if outlet:
                 outlet.finish()
@@ -74,7 +84,7 @@ class PlainView(SilentView):
     def output(self, data: bytes) -> None:
         """Pass output on."""
         if self._out:
-            self._out.write(data)
+            self._out.write(self._harmless.feed(data) if self._harmless else data)
 
     def is_behind(self) -> bool:
         return self._out is not None and self._out.is_behind()

@@ -118,10 +118,10 @@ def test_no_hook_can_misbehave_so_that_a_run_is_lost_or_something_left(
 ) -> None:
     env = given(project, way, hook)
     done = project.run("run", "train.py", env=env, timeout=120)
-    record = project.record()
-    assert record["status"] in ("completed", "failed"), (record, done.err)
-    if way != "close":
-        assert (done.code, record["lastStep"]) == (0, 40), done.err
+    if way == "close":  # before the start, nothing is recorded; after it, how the run ended
+        assert {record["status"] for record in project.records()} <= {"completed", "failed"}, done.err
+    else:
+        assert (done.code, project.record()["lastStep"]) == (0, 40), done.err
     wait_for(lambda: project.processes() == [], "everybody to be gone")
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from backprop_core.cli.live import LiveView, Speed, gpu_lines, harmless, panel
+from backprop_core.cli.harmless import HarmlessStream, harmless
+from backprop_core.cli.live import LiveView, Speed, gpu_lines, panel
 from backprop_core.clock import now_s
 from backprop_core.following import Snapshot
 from backprop_core.records import Gpu, GpuIdentity, Host, Machine, RunRecord
@@ -61,6 +63,18 @@ def test_only_text_colours_and_the_plain_movements_get_through(text: str) -> Non
 def test_they_do_get_through_untouched(pieces: list[str]) -> None:
     text = "".join(pieces)
     assert harmless(text) == text
+
+
+@given(st.lists(st.sampled_from(_PIECES)).map("".join), st.lists(st.integers(0, 60)))
+@example("a\x1b[31mé\x1b[2Jb", [2, 3, 4, 5, 6, 7, 8, 9, 10])
+def test_a_stream_is_made_harmless_as_the_whole_would_be_however_it_is_cut(
+    text: str, cuts: list[int]
+) -> None:
+    sent, stream = text.encode(), HarmlessStream()
+    places = [0, *sorted(cuts), len(sent)]
+    shown = b"".join(stream.feed(sent[begin:end]) for begin, end in pairwise(places))
+    shown += stream.feed(b"", is_last=True)
+    assert shown.decode() == harmless(text)
 
 
 @given(st.text(alphabet="ab\x1b[\n\r"))
