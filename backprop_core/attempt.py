@@ -32,7 +32,7 @@ from .environment import (
 )
 from .errors import ExitCode, RefusedError
 from .events import EventReader, collect_parsers
-from .following import GOVERNOR, STALLED, UNTIL, Following, View
+from .following import GOVERNOR, STALLED, UNTIL, Following, View, as_neighbour
 from .identity import host_name
 from .interfaces import Framework, GpuProbe, Storage
 from .machine import visible_devices
@@ -351,7 +351,9 @@ def follow(  # what an attempt is made of
         observers=observers,
         events=EventReader(collect_parsers(plugins, journal.record), job.cwd),
         log=log,
-        checkpoints=CheckpointWatch(order.whereabouts),
+        checkpoints=CheckpointWatch(
+            order.whereabouts, lambda: as_neighbour(journal.neighbour(), journal.record)
+        ),
         view=view,
         admitted=admitted,
         monitor_s=order.resolved.settings.monitor_seconds,

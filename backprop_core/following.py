@@ -9,7 +9,7 @@ from typing import Protocol
 from . import holding, registry
 from .admission import Admitted
 from .causes import TAIL_BYTES
-from .checkpoints import SEARCH_CUT_SHORT, CheckpointWatch
+from .checkpoints import SEARCH_CUT_SHORT, CheckpointWatch, Neighbour
 from .checkpoints.ledger import Known, in_order
 from .clock import now_ms, now_s
 from .errors import StorageError
@@ -71,6 +71,23 @@ class View(Protocol):
 
     def resume(self) -> None:
         """Take the terminal back."""
+
+
+def as_neighbour(other: RunRecord | None, record: RunRecord) -> Neighbour | None:
+    """Describe a run whose checkpoints may be taken for those of this one."""
+    return (
+        None
+        if other is None
+        else Neighbour(run_id=other.id, has_same_script=other.script_path == record.script_path)
+    )
+
+
+def disputed_in_words(neighbour: Neighbour) -> str:
+    """Say why some of what was found is left out, and what to do about it."""
+    return (
+        f"checkpoints were found that may be those of run {neighbour.run_id}, which trained in the same folder at "
+        "the same time: they are left out; give each run an output folder of its own, or name one with -r"
+    )
 
 
 class Following:
@@ -231,6 +248,8 @@ class Following:
         self._take_in_found(self._checkpoints.last_look())
         if self._checkpoints.is_cut:
             self._view.tell(SEARCH_CUT_SHORT)
+        if self._checkpoints.neighbour:
+            self._view.tell(disputed_in_words(self._checkpoints.neighbour))
         if dropped := self._events.dropped_lines:
             self._view.tell(
                 f"{dropped} line{'s were' if dropped > 1 else ' was'} too long to be read for progress"

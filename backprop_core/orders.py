@@ -18,7 +18,7 @@ from .clock import now_ms
 from .description import code_of, describe_script, differences, find_interpreter, versions_in
 from .environment import kept, restored
 from .errors import NotFoundError, UsageError
-from .following import View
+from .following import View, disputed_in_words
 from .identity import host_name
 from .opening import Ask, Opened, close, open_all
 from .records import Code, RunRecord, RunRequest, Script
@@ -143,6 +143,8 @@ def _checkpoint_for(record: RunRecord, script: Script, opened: Opened, view: Vie
     traces = traces_of(record, script, opened)
     if traces.is_cut:
         view.tell(SEARCH_CUT_SHORT)
+    if traces.neighbour:
+        view.tell(disputed_in_words(traces.neighbour))
     return newest_valid(record, traces.known, opened.plugins, view.tell, traces.forms)
 
 

@@ -30,6 +30,8 @@ from .states import FINAL, RunState
 PROGRESS_EVERY_S = 5.0
 PROGRESS_SHARE = 0.01
 STAMPED_POINTS = 256
+NEIGHBOURS = 100
+"""How many of the newest runs are looked at for one that shares a folder."""
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -63,6 +65,32 @@ def find(storage: Storage, reference: str) -> RunRecord:
 def new_id() -> str:
     """Make a run id that sorts by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
+
+
+def neighbour(storage: Storage, record: RunRecord) -> RunRecord | None:
+    """Find another run that trains, or trained, in the same folder while this one does or did.
+
+    None without one, and where the storage cannot tell.
+    """
+    spans = _spans(record)
+    try:
+        newest = storage.runs(limit=NEIGHBOURS)
+    except StorageError:
+        return None
+    for other in newest:
+        is_other = other.id != record.id and other.cwd == record.cwd and other.framework is not None
+        if is_other and any(
+            begin < end_here and begin_here < end
+            for begin, end in _spans(other)
+            for begin_here, end_here in spans
+        ):
+            return other
+    return None
+
+
+def _spans(record: RunRecord) -> list[tuple[int, int]]:
+    now = now_ms()
+    return [(attempt.start, attempt.end or now) for attempt in record.attempts]
 
 
 # --- the life of a run --------------------------------------------------------------------------
@@ -143,6 +171,10 @@ class Journal:
             self._save()
         elif points and now_s() >= self._next_progress_s:
             self._save()
+
+    def neighbour(self) -> RunRecord | None:
+        """Find a run that trains in the same folder as this one."""
+        return neighbour(self._storage, self.record)
 
     def checkpoints(self, paths: Sequence[str]) -> None:
         """Note which checkpoints there are, now that more were found; the one to go on from comes last."""

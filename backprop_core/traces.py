@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import holding
-from .checkpoints import Whereabouts, forms_for, ledger, look, places_of, recollected
+from . import holding, registry
+from .checkpoints import Neighbour, Whereabouts, forms_for, ledger, look, recollected, undisputed
 from .description import choose_framework, describe_script
+from .following import as_neighbour
 from .interfaces import Framework
 from .opening import Opened
 from .records import CheckpointForm, Record, RunRecord, Script
@@ -15,11 +16,16 @@ from .states import LIVE
 
 
 class Traces(Record, frozen=True):
-    """The checkpoints of a run by their paths, and the forms they may have; `is_cut` when a search was cut short."""
+    """The checkpoints of a run by their paths, and the forms they may have.
+
+    `is_cut` when a search was cut short; `neighbour` is a run whose some of what was found may be, and that is left
+    out of it.
+    """
 
     known: ledger.Ledger
     forms: tuple[CheckpointForm, ...] = ()
     is_cut: bool = False
+    neighbour: Neighbour | None = None
 
 
 def traces_of(record: RunRecord, script: Script, opened: Opened) -> Traces:
@@ -30,7 +36,15 @@ def traces_of(record: RunRecord, script: Script, opened: Opened) -> Traces:
     if record.status in LIVE:
         return Traces(known=recollected(record, remembered, ()), forms=forms)
     looked = look(where, remembered)
-    return Traces(known=recollected(record, remembered, looked.news), forms=forms, is_cut=looked.is_cut)
+    news, neighbour = looked.news, as_neighbour(registry.neighbour(opened.storage, record), record)
+    if neighbour:
+        news = undisputed(news, where, recollected(record, remembered, ()), neighbour)
+    return Traces(
+        known=recollected(record, remembered, news),
+        forms=forms,
+        is_cut=looked.is_cut,
+        neighbour=neighbour if len(news) < len(looked.news) else None,
+    )
 
 
 def whereabouts(
@@ -43,7 +57,8 @@ def whereabouts(
         cwd=cwd,
         folder=folder,
         since_ms=record.start_time,
-        places=places_of(script, record.script_args, cwd, folder),
+        script=script,
+        arguments=record.script_args,
         forms=tuple(forms),
         pattern=record.settings.get("checkpointGlob"),
     )

@@ -2,21 +2,21 @@
 
 from .choice import checkpoint_given, newest_valid, recollected
 from .forms import forms_for
-from .places import places_of
 from .search import SEARCH_CUT_SHORT, measure
 from .validity import what_is_wrong
-from .watching import CheckpointWatch, Whereabouts, look
+from .watching import CheckpointWatch, Neighbour, Whereabouts, look, undisputed
 
 __all__ = [
     "SEARCH_CUT_SHORT",
     "CheckpointWatch",
+    "Neighbour",
     "Whereabouts",
     "checkpoint_given",
     "forms_for",
     "look",
     "measure",
     "newest_valid",
-    "places_of",
     "recollected",
+    "undisputed",
     "what_is_wrong",
 ]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from backprop_core.records import Script
+from backprop_core.records import Record, Script
 
 DATA = frozenset({"data", "dataset", "datasets", "raw", "processed", "cache"})
 """Folders that hold what is learned from; such a name in the source makes no place of it."""
@@ -14,23 +14,31 @@ MOST_NAMED = 64
 """How many named folders are searched before those that everything happens in."""
 
 
-def places_of(script: Script, arguments: Sequence[str], cwd: Path, run_dir: Path | None) -> tuple[Path, ...]:
-    """List the folders that are worth a search, the most likely first.
+class Places(Record, frozen=True):
+    """The folders that are worth a search: named by the arguments, by the source, and those of every run."""
+
+    by_arguments: tuple[Path, ...] = ()
+    by_source: tuple[Path, ...] = ()
+    usual: tuple[Path, ...] = ()
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every folder once, the most likely first."""
+        return tuple(dict.fromkeys([*self.by_arguments, *self.by_source, *self.usual]))
+
+
+def places_of(script: Script, arguments: Sequence[str], cwd: Path, run_dir: Path | None) -> Places:
+    """List the folders that are worth a search.
 
     A folder that is named may be a link: that is where the person wants things to be. One that the working
-    directory or the home folder lies in is too much to search.
+    directory or the home folder lies in is too much to search. The run's own folder counts as named.
     """
-    beside = Path(script.path).parent
     in_source = [text for text in sorted(script.places) if os.path.basename(text.rstrip("/")) not in DATA]
-    named = _folders((*_values(arguments), *in_source), cwd)
-    last = [cwd, beside, *([run_dir] if run_dir else [])]
-    kept = [place for place in named if not _is_too_much(place, cwd)][:MOST_NAMED]
-    return tuple(dict.fromkeys([*kept, *last]))
-
-
-def named_by_arguments(arguments: Sequence[str], cwd: Path) -> tuple[Path, ...]:
-    """List the folders that the arguments name."""
-    return tuple(place for place in _folders(_values(arguments), cwd) if not _is_too_much(place, cwd))
+    return Places(
+        by_arguments=(*_folders(_values(arguments), cwd), *([run_dir] if run_dir else [])),
+        by_source=_folders(in_source, cwd),
+        usual=(cwd, Path(script.path).parent),
+    )
 
 
 def _values(arguments: Iterable[str]) -> Iterator[str]:
@@ -43,15 +51,20 @@ def _values(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def _folders(texts: Iterable[str], cwd: Path) -> list[Path]:
-    found = []
+def _folders(texts: Iterable[str], cwd: Path) -> tuple[Path, ...]:
+    found: dict[Path, None] = {}
     for text in texts:
         if not text or "\0" in text or len(text) > 1000:
             continue
         path = os.path.normpath(os.path.join(cwd, os.path.expanduser(text)))
-        if os.path.isdir(path):
-            found.append(Path(path))
-    return found
+        if os.path.isdir(path) and not _is_too_much(Path(path), cwd):
+            found[Path(path)] = None
+    return tuple(found)[:MOST_NAMED]
+
+
+def is_within(path: Path, folders: Iterable[Path]) -> bool:
+    """Tell whether a path is one of the folders, or lies in one."""
+    return any(path == folder or folder in path.parents for folder in folders)
 
 
 def _is_too_much(place: Path, cwd: Path) -> bool:

@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from backprop_core.clock import now_ms, now_s
-from backprop_core.records import CheckpointForm, CheckpointSaved, Record
+from backprop_core.records import CheckpointForm, CheckpointSaved, Record, Script
 
 from . import ledger
 from .ledger import Known
+from .places import Places, is_within, places_of
 from .search import Find, measure, search
 from .validity import what_is_wrong
 
@@ -25,17 +26,23 @@ LAST_LOOK_S = 3.0
 
 
 class Whereabouts(Record, frozen=True):
-    """Where a run's checkpoints may be, and what they look like.
+    """What tells where a run's checkpoints may be, and what they look like.
 
-    `pattern` is the setting `checkpointGlob`; `since_ms` is when the run first started, in ms since 1970.
+    Which folders there are is seen anew at each look: the script makes some of them. `pattern` is the setting
+    `checkpointGlob`; `since_ms` is when the run first started, in ms since 1970.
     """
 
     cwd: Path
     folder: Path
     since_ms: int
-    places: tuple[Path, ...] = ()
+    script: Script
+    arguments: tuple[str, ...] = ()
     forms: tuple[CheckpointForm, ...] = ()
     pattern: str | None = None
+
+    def places(self) -> Places:
+        """List the folders that are worth a search now."""
+        return places_of(self.script, self.arguments, self.cwd, self.folder)
 
 
 class Looked(Record, frozen=True):
@@ -57,7 +64,7 @@ def look(
     :param settled_ms: What was written to since so long ago does not count, nor does then what is broken: the
         script may be writing it.
     """
-    findings = search(where.places, where.forms, where.since_ms, is_needed=is_needed)
+    findings = search(where.places().all, where.forms, where.since_ms, is_needed=is_needed)
     by_pattern = _from_pattern(where)
     found = {str(find.path): (find, "found") for find in findings.finds}
     found |= {str(find.path): (find, "glob") for find in by_pattern}
@@ -98,17 +105,45 @@ def _from_pattern(where: Whereabouts) -> list[Find]:
     return [find for find in finds if find.at_ms >= where.since_ms]
 
 
+class Neighbour(Record, frozen=True):
+    """Another run that trains, or trained, in the same folder at the same time; its checkpoints lie there, too."""
+
+    run_id: str
+    has_same_script: bool
+
+
+def undisputed(
+    news: Sequence[Known], where: Whereabouts, known: ledger.Ledger, neighbour: Neighbour
+) -> tuple[Known, ...]:
+    """Leave out what may as well be the neighbour's.
+
+    What lies where this run's arguments point is its own, and so is what lies where its source points, if the
+    neighbour is of another script.
+    """
+    places = where.places()
+    named = (*places.by_arguments, *(() if neighbour.has_same_script else places.by_source))
+    return tuple(
+        entry
+        for entry in news
+        if entry.learned != "found" or entry.path in known or is_within(Path(entry.path), named)
+    )
+
+
 class CheckpointWatch:
     """Keeps the ledger of one attempt, and looks at the disk now and then, on a thread of its own."""
 
-    def __init__(self, where: Whereabouts) -> None:
+    def __init__(
+        self, where: Whereabouts, find_neighbour: Callable[[], Neighbour | None] = lambda: None
+    ) -> None:
         self._where = where
+        self._find_neighbour = find_neighbour
         self._ledger = ledger.read(where.folder)
         self._next_look_s = now_s() + FIRST_LOOK_S
         self._thread: threading.Thread | None = None
         self._looked: Looked | None = None
         self._is_over = False
         self.is_cut = False
+        self.neighbour: Neighbour | None = None
 
     @property
     def ledger(self) -> ledger.Ledger:
@@ -178,8 +213,12 @@ class CheckpointWatch:
         if looked is None:
             return ()
         self.is_cut = self.is_cut or looked.is_cut
-        self._ledger = ledger.merged(self._ledger, looked.news)
-        if looked.news:
+        news = looked.news
+        if news and (neighbour := self._find_neighbour()):
+            news = undisputed(news, self._where, self._ledger, neighbour)
+            self.neighbour = neighbour if len(news) < len(looked.news) else self.neighbour
+        self._ledger = ledger.merged(self._ledger, news)
+        if news:
             with suppress(OSError):
                 ledger.write(self._where.folder, self._ledger)
-        return looked.news
+        return news

@@ -13,6 +13,7 @@ from backprop_core.checkpoints import SEARCH_CUT_SHORT, what_is_wrong
 from backprop_core.checkpoints.ledger import Known, in_order
 from backprop_core.clock import as_datetime
 from backprop_core.errors import NotFoundError, UsageError
+from backprop_core.following import disputed_in_words
 from backprop_core.identity import host_name
 from backprop_core.keeping import delete, surplus
 from backprop_core.opening import Ask, Opened, close, open_all
@@ -59,6 +60,8 @@ def checkpoints(
         traces = _traces(record, asked)
         if traces.is_cut:
             say(SEARCH_CUT_SHORT)
+        if traces.neighbour:
+            say(disputed_in_words(traces.neighbour))
         rows = judged(record, traces)
         if keep_last is not None:
             return _keep(opened, record, rows, keep_last, is_agreed=yes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_files import archive, cut
-from kit import Project, wait_for
+from kit import Done, Project, wait_for
 
 # Saves as torch.save does, without a word, at three steps; then does as it is told.
 SILENT = """
@@ -134,6 +134,13 @@ def test_what_is_announced_is_remembered_as_announced_with_its_size(project: Pro
     assert all(entry["sizeBytes"] > 100 for entry in known.values())
 
 
+def test_a_folder_elsewhere_that_the_script_makes_is_searched(project: Project) -> None:
+    project.write("train.py", SILENT)
+    elsewhere = project.place / "elsewhere"
+    project.run("run", "train.py", "-f", "pytorch", "--", str(elsewhere))
+    assert project.record()["lastCheckpoint"] == str(elsewhere / "step-3.pt")
+
+
 def test_a_script_of_no_framework_is_not_searched_for(project: Project) -> None:
     project.write("train.py", SILENT)
     project.run("run", "train.py", "--", "out")
@@ -148,3 +155,76 @@ def test_a_stopped_run_tells_how_many_it_has_found(project: Project) -> None:
     ended = project.end(running)
     assert "3 checkpoints" in ended.err
     assert "go on with: backprop resume it" in ended.err
+
+
+# Two runs in one folder ----------------------------------------------------------------------------
+
+BESIDE = """
+    import os, pathlib, sys, time, zipfile
+    def save(name):
+        pathlib.Path(name).parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(name, "w") as file:
+            file.writestr("data", name)
+    save(sys.argv[1] if len(sys.argv) > 1 else "loose.pt")
+    print("saved", flush=True)
+    while not pathlib.Path("enough").exists():
+        time.sleep(0.01)
+    sys.exit(5)
+"""
+
+
+def side_by_side(project: Project, *runs: list[str]) -> list[Done]:
+    """Run several at once, until all have saved."""
+    started = [project.start("run", *words) for words in runs]
+
+    def all_have_saved() -> bool:
+        logs = list(project.home.glob("runs/*/output.log"))
+        return len(logs) == len(runs) and all(b"saved" in path.read_bytes() for path in logs)
+
+    wait_for(all_have_saved, "all to save")
+    (project.folder / "enough").touch()
+    return [project.end(running) for running in started]
+
+
+def test_what_may_be_another_runs_is_left_out_aloud(project: Project) -> None:
+    project.write("train.py", BESIDE)
+    ended = side_by_side(
+        project, ["train.py", "-f", "pytorch", "-n", "a"], ["train.py", "-f", "pytorch", "-n", "b"]
+    )
+    for name, other, done in (("a", "b", ended[0]), ("b", "a", ended[1])):
+        assert project.record(name)["checkpoints"] == []
+        assert f"may be those of run {project.record(other)['id']}" in done.err
+    again = project.run("resume", "a")
+    assert "may be those of run" in again.err
+    assert "starting afresh" in again.err
+    project.run("resume", "a", "-r", "loose.pt")
+    assert project.record("a")["attempts"][-1]["resumedFrom"] == str(project.folder / "loose.pt")
+
+
+def test_what_lies_where_a_runs_own_arguments_point_is_its_own(project: Project) -> None:
+    project.write("train.py", BESIDE)
+    words = [
+        ["train.py", "-f", "pytorch", "-n", name, "--", f"out-{name}/1.pt", f"out-{name}"] for name in "ab"
+    ]
+    ended = side_by_side(project, *words)
+    for name in "ab":
+        assert names(project.record(name)["checkpoints"]) == ["1.pt"]
+        assert f"out-{name}" in project.record(name)["lastCheckpoint"]
+    assert all("may be those" in done.err for done in ended), "each has seen the other's"
+
+
+def test_what_lies_where_another_scripts_source_points_is_its_own(project: Project) -> None:
+    for name in "ab":
+        source = BESIDE.replace('"loose.pt"', f'"out-{name}/1.pt"')
+        project.write(f"{name}.py", source + f'    PLACE = "out-{name}"\n')
+    side_by_side(project, *(([f"{name}.py", "-f", "pytorch", "-n", name]) for name in "ab"))
+    assert [names(project.record(name)["checkpoints"]) for name in "ab"] == [["1.pt"], ["1.pt"]]
+    assert "out-b" in project.record("b")["lastCheckpoint"]
+
+
+def test_runs_of_one_folder_one_after_the_other_are_no_neighbours(project: Project) -> None:
+    project.write("train.py", BESIDE)
+    (project.folder / "enough").touch()
+    for name in "ab":
+        project.run("run", "train.py", "-f", "pytorch", "-n", name, "--", f"{name}.pt")
+    assert [names(project.record(name)["checkpoints"]) for name in "ab"] == [["a.pt"], ["b.pt"]]

@@ -110,10 +110,12 @@ def test_a_script_that_was_cut_off_goes_on_from_the_step_of_its_newest_checkpoin
     assert project.record()["lastStep"] >= step, "steps were read while it ran"
     again = go_on(project)
     assert (again.code, first_step(again)) == (0, step)
-    assert (project.record()["status"], project.record()["lastStep"]) in (
-        ("completed", LAST_STEP),
-        ("completed", 320),
-    )
+    record = project.record()
+    assert record["status"] == "completed"
+    if page == "lightning":  # its bar does not tell the step where the last epoch is resumed
+        assert step <= record["lastStep"] <= LAST_STEP
+    else:
+        assert record["lastStep"] == (320 if page == "accelerate" else LAST_STEP)
 
 
 @needs("keras", "torch")

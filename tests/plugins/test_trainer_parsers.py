@@ -185,6 +185,14 @@ def test_lightning_that_ends_at_max_steps_counts_the_last_epoch_behind_whole_one
     assert losses(events) == [(5, 3.0), (6, 2.0), (12, 1.5), (13, 1.2), (15, 1.0)]
 
 
+def test_lightning_that_is_resumed_in_an_epoch_cut_short_by_max_steps_tells_no_wrong_steps() -> None:
+    bar = "Epoch 4: 100%|██████████| {}/24 [00:00<00:00, 9.68it/s, v_num=0, train_loss={}]"
+    before = run(last_step=280, metrics={"epoch": 4.0})
+    events = read_lines(*(bar.format(*place) for place in [(20, 3.0), (24, 2.0), (44, 1.0)]), record=before)
+    assert losses(events) == [(None, 3.0), (None, 2.0), (None, 1.0)]
+    assert epochs(events) == [4]
+
+
 def test_a_resumed_lightning_run_goes_on_with_its_steps() -> None:
     told = steps(read(reads("lightning_resume")))
     assert (told[0], told[-1]) == (19, 30)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from checkpoint_files import archive, cut, hf_checkpoint, written_at
 
-from backprop_core.checkpoints import Whereabouts, ledger, look, places_of, search
+from backprop_core.checkpoints import Whereabouts, ledger, look, search
+from backprop_core.checkpoints.places import places_of
 from backprop_core.checkpoints.search import Find, measure
 from backprop_core.records import CheckpointForm, Script
 
@@ -136,15 +137,15 @@ def test_arguments_come_before_the_source_and_both_before_the_working_directory(
         (tmp_path / name).mkdir(parents=True)
     arguments = ("--out", "out", f"--to={tmp_path}/spaced out", "run.dir=hydra", "--lr", "0.1", "gone")
     places = places_of(script(tmp_path, "named", "../elsewhere", "no such"), arguments, cwd, tmp_path / "run")
-    assert places == (
+    assert places.all == (
         cwd / "out",
         tmp_path / "spaced out",
         cwd / "hydra",
+        tmp_path / "run",
         tmp_path / "elsewhere",
         cwd / "named",
         cwd,
         tmp_path / "code",
-        tmp_path / "run",
     )
 
 
@@ -153,13 +154,13 @@ def test_the_folders_above_are_too_much_to_search(tmp_path: Path, monkeypatch: p
     cwd = tmp_path / "a" / "b"
     cwd.mkdir(parents=True)
     above = (str(cwd), str(cwd.parent), "..", "/", "~", ".")
-    assert places_of(script(tmp_path, *above), above, cwd, None) == (cwd, tmp_path / "code")
+    assert places_of(script(tmp_path, *above), above, cwd, None).all == (cwd, tmp_path / "code")
 
 
 def test_a_folder_of_data_that_the_source_names_is_not_searched_first(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    assert places_of(script(tmp_path, "data"), (), tmp_path, None)[0] == tmp_path
-    assert places_of(script(tmp_path), ("--out", "data"), tmp_path, None)[0] == tmp_path / "data"
+    assert places_of(script(tmp_path, "data"), (), tmp_path, None).all[0] == tmp_path
+    assert places_of(script(tmp_path), ("--out", "data"), tmp_path, None).all[0] == tmp_path / "data"
 
 
 # What a look brings ------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def where(folder: Path, pattern: str | None = None) -> Whereabouts:
         cwd=folder,
         folder=folder / "run",
         since_ms=0,
-        places=(folder,),
+        script=Script(path=folder / "train.py"),
         forms=(TRAINER, *FILES),
         pattern=pattern,
     )

@@ -20,7 +20,7 @@ from backprop_core.checkpoints import (
 )
 from backprop_core.errors import NotFoundError
 from backprop_core.plugins import Plugins
-from backprop_core.records import CheckpointSaved, RunRecord
+from backprop_core.records import CheckpointSaved, RunRecord, Script
 from backprop_core.states import RunState
 
 
@@ -42,7 +42,11 @@ def chosen(run: RunRecord, plugins: Plugins, tell: Callable[[str], None]) -> Pat
     """Choose as `resume` does, with a look at the disk and an empty ledger."""
     cwd = Path(run.cwd or "/")
     where = Whereabouts(
-        cwd=cwd, folder=cwd / "none", since_ms=run.start_time, pattern=run.settings.get("checkpointGlob")
+        cwd=cwd,
+        folder=cwd / "none",
+        script=Script(path=Path(run.script_path)),
+        since_ms=run.start_time,
+        pattern=run.settings.get("checkpointGlob"),
     )
     return newest_valid(run, recollected(run, {}, look(where, {}).news), plugins, tell)
 

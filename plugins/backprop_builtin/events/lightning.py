@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from backprop_builtin._patterns import pattern
-from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRequest, hookimpl
+from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRecord, RunRequest, hookimpl
 
 from ._bars import Bar, parse_bar
 from ._values import NUMBER, take_training_loss
@@ -46,15 +46,17 @@ def backprop_environment(request: RunRequest) -> Mapping[str, str]:
 
 
 @hookimpl(trylast=True)
-def backprop_event_parser() -> EventParser:
-    return LightningBars()
+def backprop_event_parser(run: RunRecord) -> EventParser:
+    return LightningBars(run)
 
 
 class LightningBars:
     """Reads the bars of one attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: RunRecord) -> None:
         self._is_lightning = False
+        # An epoch has at least as many batches as this: in so many epochs the run has come so far.
+        self._least = (run.last_step or 0) / (run.metrics.get("epoch", 0.0) + 1)
         self._frame: Place | None = None
         self._begin()
 
@@ -117,6 +119,8 @@ class LightningBars:
         self._n = max(self._n, n)  # after its last batch the bar is set back to 0
         self._total = total
         length = self._length or total  # with `max_steps` the last epoch's total is smaller than the others'
+        if length is not None and length < self._least:
+            length = None  # resumed in such an epoch, whose total is then what was left of it
         step = epoch * length + n if length else n if epoch == 0 else None
         return Place(epoch, n, step, epochs * total if epochs and total else None)
 
