@@ -134,7 +134,7 @@ class StorageBackend(Protocol):
         """Open the store.
 
         :param url: What the `storage` setting holds where it is a URL; None for a bare name.
-        :param home: Backprop's folder, which exists and belongs to this user.
+        :param home: Backprop's folder. It may not be there yet; whoever needs it makes it, with mode 0700.
         :raises StorageError: when it cannot be used.
         """
         ...

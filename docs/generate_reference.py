@@ -1,4 +1,4 @@
-"""Write the reference pages from the code: the command line, the settings and the hooks.
+"""Write the reference pages from the code: the command line, the settings, the hooks, the parts and the records.
 
 python docs/generate_reference.py           writes docs/reference/*.md
 python docs/generate_reference.py --check   exits 1 when one of them is not what it would write
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from reference_from_code import parts as part_pages
+from reference_from_code import record_pages
 
 from backprop_core import ExitCode, hookspecs
 from backprop_core.cli.app import COMMANDS, HIDDEN, build_app
@@ -205,8 +207,8 @@ def backprop_admit(request, machine):
 Put this into `backprop_plugins.py` beside your script or at the project's root; or into a module that
 `--plugin MODULE` or the setting `plugins` names; or into a package with an entry point in the group
 `backprop`. The newest is asked first: your own files, then named modules, then other packages, then the
-built-in plugins. The records (`RunRequest`, `Machine`, ...) and the parts (`GpuProbe`, `Framework`, ...) are
-imported from `backprop_core`; their docstrings, in `records.py` and `interfaces.py`, describe them.
+built-in plugins. [The records](records.md) (`RunRequest`, `Machine`, ...) and [the parts](parts.md) (`GpuProbe`,
+`Framework`, ...) are imported from `backprop_core`.
 
 What happens when an implementation raises stands at each hook ("on error"). The script is never taken down by
 one. Arguments with defaults, hook wrappers and hooks that do not exist are refused; the last is only a warning
@@ -253,7 +255,13 @@ def flowing(text: str) -> str:
 
 # --- pages ------------------------------------------------------------------------------------------
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": command_line, "settings.md": settings, "hooks.md": hooks}
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": command_line,
+    "settings.md": settings,
+    "hooks.md": hooks,
+    "parts.md": lambda: page(*part_pages()),
+    "records.md": lambda: page(*record_pages()),
+}
 
 
 def page(*parts: str) -> str:

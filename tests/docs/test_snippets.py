@@ -1,0 +1,219 @@
+"""Every fenced block of the documentation is executed, or held to the rule of its kind.
+
+The pages in docs/tutorials and docs/how-to/plugins are stories: each is played from its first block to its last in a
+project of its own. A line of its own before a block says what it is:
+
+    `NAME`:                      the block is written to this file (`NAME`, added: it is added to it)
+    <!-- exit: 75 -->            the commands end with this code and not with 0
+    <!-- not run: the reason --> the block is not executed
+
+Blocks of `sh` are run by bash, those of `python` without a file as scripts; the lines of a `text` block are in the
+output of the commands before it. On all other pages blocks are checked: Python compiles and what it imports of
+Backprop is exported, JSON and TOML parse, TOML that is no pyproject.toml holds settings that are valid, and command
+lines are understood.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+from kit import Project
+
+import backprop_core
+from backprop_core.cli.app import build_app, split_arguments
+from backprop_core.settings import resolve
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/**/*.md", "contrib/*/README.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+STORIES = [path for path in PAGES if path.parent.name in ("tutorials", "plugins") and "docs" in path.parts]
+OTHERS = [path for path in PAGES if path not in STORIES]
+KINDS = {"python", "sh", "json", "jsonl", "toml", "text"}
+LIMIT_S = 120.0
+
+_BLOCK = re.compile(
+    r"(?:^`(?P<file>[^`\n]+)`(?P<added>, added)?:\n\n|^<!-- (?P<note>[^\n]*) -->\n)?"
+    r"^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_COMMAND = re.compile(r"(?:^|[;|(]|&&|\n)\s*(?:[A-Z_]+=\S+ )*backprop (?P<rest>[^;|&>\n#)]*)")
+
+
+class Block(NamedTuple):
+    """A fenced block, with the comment before it ("" for none)."""
+
+    kind: str
+    text: str
+    note: str
+    line: int
+    file: str | None = None
+    is_added: bool = False
+
+    def said(self, word: str) -> str | None:
+        """Return what the comment says after a word."""
+        return self.note.removeprefix(f"{word}: ") if self.note.startswith(f"{word}: ") else None
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text("utf-8")
+    for found in _BLOCK.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(
+            found["kind"], found["text"], found["note"] or "", line, found["file"], found["added"] is not None
+        )
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# --- stories -------------------------------------------------------------------------------------
+
+
+class Story:
+    """Plays a page in a project."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.shown: str | None = None
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environ = project.environ({"PATH": path})
+
+    def play(self, block: Block) -> None:
+        if block.file is not None:
+            self.write(block.file, block)
+        elif block.kind == "sh":
+            self.run(["bash", "-e", "-o", "pipefail", "-c", block.text], int(block.said("exit") or 0))
+        elif block.kind == "python":
+            self.run([sys.executable, "-c", block.text], 0)
+        elif block.kind == "text" and self.shown is not None:
+            missing = [line for line in block.text.splitlines() if line not in self.shown.splitlines()]
+            assert missing == [], self.shown
+
+    def write(self, file: str, block: Block) -> None:
+        check(block)
+        path = self.project.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_text() + "\n\n" if block.is_added else ""
+        path.write_text(before + block.text)
+
+    def run(self, command: list[str], code: int) -> None:
+        done = subprocess.run(
+            command,
+            cwd=self.project.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        self.shown = done.stdout + done.stderr
+        assert done.returncode == code, self.shown
+
+
+@pytest.mark.parametrize("page", STORIES, ids=name)
+def test_story_goes_as_the_page_tells_it(page: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    story = Story(project)
+    try:
+        for block in blocks(page):
+            if block.said("not run") is None:
+                story.play(block)
+        assert story.shown is not None, "it runs nothing"
+    finally:
+        project.clean_up()
+
+
+# --- all other pages -----------------------------------------------------------------------------
+
+
+def check(block: Block) -> None:
+    """Hold a block to the rule of its kind."""
+    if block.kind == "python":
+        check_python(block.text)
+    elif block.kind == "json":
+        json.loads(block.text)
+    elif block.kind == "jsonl":
+        [json.loads(line) for line in block.text.splitlines()]
+    elif block.kind == "toml":
+        tomllib.loads(block.text)
+    elif block.kind == "sh":
+        subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=LIMIT_S)
+
+
+def check_python(text: str) -> None:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module == "backprop_core":
+            assert {alias.name for alias in node.names} <= set(backprop_core.__all__)
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=name)
+def test_block_keeps_the_rule_of_its_kind(page: Path) -> None:
+    for block in blocks(page):
+        check(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_block_says_what_it_is_and_what_is_not_run_says_why(page: Path) -> None:
+    for block in blocks(page):
+        assert block.kind in KINDS, f"line {block.line}: {block.kind or 'no kind'}"
+        known = not block.note or any(block.said(word) for word in ("exit", "not run"))
+        assert known or page in OTHERS, f"line {block.line}: {block.note}"
+        assert len(block.said("not run") or "a good reason") > 10, f"line {block.line}: why?"
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=name)
+def test_settings_that_a_page_shows_are_valid(page: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(page)):
+        if block.kind == "toml" and "[project" not in block.text and "[tool." not in block.text:
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "backprop.toml").write_text(block.text)
+            resolve(environ={"BACKPROP_HOME": str(tmp_path)}, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def command_line() -> Any:
+    return typer.main.get_command(build_app(None))
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=name)
+def test_command_line_that_a_page_shows_is_understood(page: Path, command_line: Any) -> None:
+    for block in blocks(page):
+        if block.kind != "sh":
+            continue
+        for found in _COMMAND.finditer(block.text):
+            words, _ = split_arguments(without_plugin_options(shlex.split(found["rest"]), page))
+            with command_line.make_context("backprop", words, resilient_parsing=True) as context:
+                word, command, rest = command_line.resolve_command(context, words)
+                command.make_context(word, rest, parent=context).close()
+
+
+def without_plugin_options(words: list[str], page: Path) -> list[str]:
+    """Take out the options, with their values, that the plugin which the page is about declares."""
+    source = "".join(path.read_text() for path in (page.parent / "src").rglob("*.py"))
+    declared = {f"--{option}" for option in re.findall(r'name="([a-z-]+)"', source)} - {"--name"}
+    kept: list[str] = []
+    for word in words:
+        is_value = bool(kept) and kept[-1] in declared
+        if is_value:
+            kept.pop()
+        else:
+            kept.append(word)
+    return [word for word in kept if word not in declared]
