@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +15,11 @@ from backprop_core.checking.parts import names_of_parts
 from backprop_core.opening import configured, settle
 from backprop_core.plugin_sources import LOCAL_NAME
 from backprop_core.plugins import Plugins, PluginState
+from backprop_core.scaffold import KINDS, write
 from backprop_core.units import escape
 
 from .app import say
-from .declared import Command, Given, argument
+from .declared import Command, Given, argument, option
 from .list_ import print_json
 from .options import Json, base_ask
 from .text import aligned
@@ -33,6 +35,9 @@ def register(app: typer.Typer, about: str) -> None:
     group.command("check", help="Say what is wrong with a plugin, and how it is mended.")(
         in_typers_words(Command(check))
     )
+    group.command(
+        "new", help="Start a plugin: a distribution that installs, passes its tests and does something."
+    )(in_typers_words(Command(new)))
     app.add_typer(group, name="plugins")
 
 
@@ -110,6 +115,26 @@ def check(
             print(f"  parts: {escape(', '.join(report.parts)) or 'none'}")
             print(f"  import: {(report.import_s or 0.0) * 1000:.0f} ms")
     return code
+
+
+def new(
+    given: Given,  # noqa: ARG001 - every command is given the global options
+    name: Annotated[
+        str, argument("What it is to be called; the distribution is backprop-NAME.", metavar="NAME")
+    ],
+    kind: Annotated[
+        str, option("--kind", metavar="KIND", help=f"What it is to be: {', '.join(KINDS)}. [default: rule]")
+    ] = "rule",
+    into: Annotated[
+        Path | None, option("--into", metavar="DIR", help="Where its folder is to be. [default: here]")
+    ] = None,
+) -> int:
+    folder = write(name, kind, Path.cwd() if into is None else into)
+    place = str(folder if into else Path(os.curdir, folder.name))
+    shown = place if into else f"./{place}"
+    print(f"wrote {folder}, a plugin of the kind {kind}: it {KINDS[kind]}")
+    print(f"next: pip install -e {shlex.quote(f'{shown}[test]')} && pytest {shlex.quote(shown)}")
+    return 0
 
 
 def _verdict(problems: Sequence[Problem]) -> str:
