@@ -24,8 +24,9 @@ from .opening import Ask, Opened, close, open_all
 from .records import Code, RunRecord, RunRequest, Script
 from .settings import to_dict
 from .states import LIVE, RESUMABLE, RunState
-from .traces import frameworks_of, script_of, traces_of, whereabouts
+from .traces import frameworks_of, is_told, script_of, traces_of, whereabouts
 
+LOOKS_ITSELF = "; the script looks for one by itself: move this one away, or it may be taken"
 DRY = -1
 """In place of a lock, where nothing is to be written."""
 
@@ -145,7 +146,12 @@ def _checkpoint_for(record: RunRecord, script: Script, opened: Opened, view: Vie
         view.tell(SEARCH_CUT_SHORT)
     if traces.neighbour:
         view.tell(disputed_in_words(traces.neighbour))
-    return newest_valid(record, traces.known, opened.plugins, view.tell, traces.forms)
+
+    def advice() -> str:
+        framework, _ = frameworks_of(opened, script)
+        return "" if is_told(framework, script, record.script_args) else LOOKS_ITSELF
+
+    return newest_valid(record, traces.known, opened.plugins, view.tell, traces.forms, advice)
 
 
 def order_for(

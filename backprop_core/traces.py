@@ -11,6 +11,7 @@ from .description import choose_framework, describe_script
 from .following import as_neighbour
 from .interfaces import Framework
 from .opening import Opened
+from .plugins import guarded
 from .records import CheckpointForm, Record, RunRecord, Script
 from .states import LIVE
 
@@ -71,6 +72,22 @@ def script_of(record: RunRecord) -> Script:
     """
     path = None if record.module else Path(record.script_path)
     return describe_script(path, record.module, Path(record.cwd) if record.cwd else Path.cwd())
+
+
+def is_told(framework: Framework | None, script: Script, arguments: Sequence[str]) -> bool:
+    """Tell whether the script takes the checkpoint that it is told of; one that does not looks for its own."""
+    if "--resume-from" in script.options or any("{resume_from}" in argument for argument in arguments):
+        return True
+    if framework is not None:
+        passed, failure = guarded(
+            framework.name, "resume_arguments", framework.resume_arguments, script, script.path
+        )
+        if passed and not failure:
+            return True
+    from .description.source import read_source
+
+    source = read_source(script)
+    return "BACKPROP_RESUME_FROM" in source.texts or "resume_path" in source.names
 
 
 def frameworks_of(opened: Opened, script: Script) -> tuple[Framework | None, tuple[CheckpointForm, ...]]:

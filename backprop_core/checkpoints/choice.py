@@ -32,10 +32,12 @@ def newest_valid(
     plugins: Plugins,
     tell: Callable[[str], None],
     forms: Sequence[CheckpointForm] = (),
+    advice: Callable[[], str] = lambda: "",
 ) -> Path | None:
     """Find the newest checkpoint that can be used; those passed over are told, and so is a fresh start.
 
     :param known: The run's ledger, with what a look at the disk has added to it.
+    :param advice: Asked for what to add where a broken one still lies there.
     """
     ordered = in_order(dict.fromkeys([*record.checkpoints, *known]), known)
     candidates = [Path(path) for path in ordered]
@@ -44,7 +46,7 @@ def newest_valid(
         problem = what_is_wrong(path, forms)
         if problem is None:
             return path
-        tell(f"passing over the checkpoint {path}: it {problem}")
+        tell(f"passing over the checkpoint {path}: it {problem}{advice() if os.path.exists(path) else ''}")
     tell(
         "no checkpoint can be used: starting afresh"
         if candidates

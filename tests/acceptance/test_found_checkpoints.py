@@ -80,7 +80,16 @@ def test_a_newest_one_that_was_cut_short_is_passed_over_aloud(project: Project) 
     broken = cut(project.folder / "out" / "step-3.pt")
     again = project.run("resume", "last")
     assert again.out.startswith("from step-2.pt\n")
-    assert f"backprop: passing over the checkpoint {broken}: it was cut short" in again.err
+    assert f"backprop: passing over the checkpoint {broken}: it was cut short\n" in again.err
+
+
+def test_a_script_that_looks_for_its_checkpoint_itself_is_told_of_the_broken_one(project: Project) -> None:
+    project.write("train.py", SILENT.replace('os.environ.get("BACKPROP_RESUME_FROM")', "None"))
+    project.run("run", "train.py", "-f", "pytorch", "--", "out")
+    broken = cut(project.folder / "out" / "step-3.pt")
+    told = project.run("--dry-run", "resume", "last").err
+    advice = "the script looks for one by itself: move this one away, or it may be taken"
+    assert f"passing over the checkpoint {broken}: it was cut short; {advice}\n" in told
 
 
 def test_with_all_of_them_broken_it_starts_afresh_aloud(project: Project) -> None:

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from fake_plugins import bring, plugins_with
 
-from backprop_core.environment import Told, build, command_line, contract, from_plugins, helper_folder
+from backprop_core.environment import (
+    Told,
+    build,
+    command_line,
+    contract,
+    from_plugins,
+    helper_folder,
+    kept,
+    restored,
+)
 from backprop_core.records import Gpu, RunRequest, Script
 from backprop_core.settings import RUN_VARIABLES
 
@@ -79,6 +88,32 @@ def test_the_checkpoint_takes_its_place_in_arguments_or_nothing_does() -> None:
     arguments = ("--init={resume_from}", "{resume_from}", "{other}")
     assert command_line(request(*arguments), FULL)[2:] == ("--init=/c k.pt", "/c k.pt", "{other}")
     assert command_line(request(*arguments), told())[2:] == ("--init=", "", "{other}")
+
+
+def test_what_the_framework_needs_to_resume_stands_behind_the_persons_own_and_not_beside_a_place_for_it() -> (
+    None
+):
+    saying = told(resume_from=Path("/c.pt"))
+    own = command_line(request("--resume", "base.pt"), saying, resume_arguments=["--resume", "/c.pt"])
+    assert own[-4:] == ("--resume", "base.pt", "--resume", "/c.pt")
+    placed = command_line(request("--load={resume_from}"), saying, resume_arguments=["--resume", "/c.pt"])
+    assert placed[-1] == "--load=/c.pt"
+
+
+def test_what_is_recorded_of_the_environment_is_on_the_list_and_can_be_stored() -> None:
+    environ = {"KERAS_BACKEND": "torch", "TOKEN": "secret", "PYTHONPATH": "a\nb", "HF_HOME": "\udcff"}
+    assert kept(environ) == {"KERAS_BACKEND": "torch"}
+
+
+def test_what_is_missing_now_is_restored_and_what_differs_stays_aloud() -> None:
+    recorded = {"KERAS_BACKEND": "torch", "PYTHONPATH": "/then", "HF_HOME": "/hf", "LD_PRELOAD": "/evil.so"}
+    said: list[str] = []
+    now = restored(recorded, {"PYTHONPATH": "/now", "HF_HOME": "/hf"}, said.append)
+    assert now == {"PYTHONPATH": "/now", "HF_HOME": "/hf", "KERAS_BACKEND": "torch"}
+    assert said == [
+        "set as when the run began: KERAS_BACKEND",
+        "PYTHONPATH is '/now' now, it was '/then' when the run began",
+    ]
 
 
 def test_what_the_framework_needs_to_resume_comes_last() -> None:
