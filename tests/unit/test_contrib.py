@@ -12,7 +12,11 @@ import pytest
 import backprop_core
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
-FOLDERS = sorted(path.parent for path in CONTRIB.glob("*/pyproject.toml"))
+FOLDERS = sorted(
+    path.parent
+    for path in CONTRIB.glob("*/pyproject.toml")
+    if "[project.entry-points.backprop]" in path.read_text()
+)
 EACH = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
