@@ -45,7 +45,17 @@ def test_a_list_in_a_pipe_is_aligned_plain_text(project: Project) -> None:
     assert done.err == ""
     assert heading.split() == "ID NAME STATE TIME STEP LOSS CHECKPOINTS LEFT STARTED".split()
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record["startTime"] / 1000))
-    assert line.split(maxsplit=7) == [record["id"], "mine", "completed", "0s", "12", "0.25", "0", started]
+    assert line.split(maxsplit=8) == [
+        record["id"],
+        "mine",
+        "completed",
+        "0s",
+        "12",
+        "0.25",
+        "0",
+        "-",
+        started,
+    ]
     assert heading.index("STATE") == line.index("completed")
     assert done.out.isascii()
     assert done.out.replace("\n", "").isprintable()
@@ -232,7 +242,10 @@ def test_status_of_a_run_tells_of_its_attempts_and_checkpoints(project: Project)
     rows = [line.split(maxsplit=1) for line in shown.splitlines()]
     assert ["state", "failed (exit code 4)"] in rows
     assert ["checkpoint", str(model)] in rows
-    assert [row[1].split(",")[0] for row in rows if row[0] == "attempt"] == ["1   failed", "2   failed"]
+    assert [row[1].split(",")[0] for row in rows if row[0] == "attempt"] == [
+        "1   failed (exit code 4)",
+        "2   failed (exit code 4)",
+    ]
     assert f"from {model}" in shown
 
 
