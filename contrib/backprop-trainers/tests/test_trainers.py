@@ -28,9 +28,9 @@ def trainer(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def script(trainer: str, project: Project) -> str:
+def script(trainer: str, backprop: Project) -> str:
     for name in ("pacing.py", f"train_{trainer}.py"):
-        shutil.copy(SCRIPTS / name, project.folder / name)
+        shutil.copy(SCRIPTS / name, backprop.folder / name)
     return f"train_{trainer}.py"
 
 
@@ -47,25 +47,25 @@ def weights_in(path: Path) -> list[Any]:
 
 
 def test_cut_into_time_boxes_it_ends_with_the_weights_of_an_uncut_training(
-    trainer: str, script: str, project: Project
+    trainer: str, script: str, backprop: Project
 ) -> None:
     suffix = "npz" if trainer == "keras" else "pt"
     outside = {name: text for name, text in os.environ.items() if not name.startswith("BACKPROP_")}
     subprocess.run(
         [sys.executable, script, f"uncut.{suffix}"],
-        cwd=project.folder,
+        cwd=backprop.folder,
         env=outside,
         check=True,
         timeout=LIMIT_S,
     )
     if trainer == "huggingface":
-        shutil.rmtree(project.folder / "out", ignore_errors=True)
-    done = project.run(
+        shutil.rmtree(backprop.folder / "out", ignore_errors=True)
+    done = backprop.run(
         "run", script, "--python", sys.executable, "--until-done", "-m", "10", "--", f"cut.{suffix}",
         timeout=LIMIT_S,
     )  # fmt: skip
-    record = project.record()
-    output = (project.run_folder() / "output.log").read_text()
+    record = backprop.record()
+    output = (backprop.run_folder() / "output.log").read_text()
     assert (done.code, record["status"]) == (0, "completed"), output
     assert [attempt["status"] for attempt in record["attempts"]] == ["timeboxed", "timeboxed", "completed"], (
         output
@@ -75,22 +75,22 @@ def test_cut_into_time_boxes_it_ends_with_the_weights_of_an_uncut_training(
     assert record["lastLoss"] > 0
     ends = [attempt["lastStep"] for attempt in record["attempts"]]
     assert ends == sorted(set(ends))
-    cut, uncut = (weights_in(project.folder / f"{name}.{suffix}") for name in ("cut", "uncut"))
+    cut, uncut = (weights_in(backprop.folder / f"{name}.{suffix}") for name in ("cut", "uncut"))
     assert len(uncut) >= 4
     assert cut == uncut
 
 
-def test_outside_a_run_nothing_is_saved(script: str, project: Project) -> None:
+def test_outside_a_run_nothing_is_saved(script: str, backprop: Project) -> None:
     outside = {name: text for name, text in os.environ.items() if not name.startswith("BACKPROP_")}
-    before = {path.name for path in project.folder.iterdir()}
+    before = {path.name for path in backprop.folder.iterdir()}
     last = "last.npz" if "keras" in script else "last.pt"
     subprocess.run(
-        [sys.executable, script, last], cwd=project.folder, env=outside, check=True, timeout=LIMIT_S
+        [sys.executable, script, last], cwd=backprop.folder, env=outside, check=True, timeout=LIMIT_S
     )
-    left = {path.name for path in project.folder.iterdir() if path.is_file()} - before
+    left = {path.name for path in backprop.folder.iterdir() if path.is_file()} - before
     assert left == {last}
-    assert not list(project.folder.rglob("*.ckpt"))
-    assert not list(project.folder.rglob("checkpoint-*"))
+    assert not list(backprop.folder.rglob("*.ckpt"))
+    assert not list(backprop.folder.rglob("checkpoint-*"))
 
 
 def test_importing_the_package_imports_no_trainer() -> None:
