@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures import Figures
 from injection import ALLOW_TRACING, finished_with_fault
 
 from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
@@ -163,10 +164,10 @@ def test_eight_processes_lose_no_record(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", [60, pytest.param(2000, marks=pytest.mark.soak)])
-def test_killed_writers_lose_no_acknowledged_record(home: Path, kills: int) -> None:
+def test_killed_writers_lose_no_acknowledged_record(home: Path, kills: int, figures: Figures) -> None:
     child = start("killed_again_and_again", home, kills)
     report = json.loads(finished(child, limit_s=LIMIT_S if kills < 100 else SOAK_LIMIT_S))
-    print(f"json: {kills} kills: {report}")
+    figures(kills=kills, acknowledged=report["acknowledged"], lost_or_unparsable=len(report["bad"]))
     assert report["bad"] == []
     assert report["acknowledged"] >= kills
     storage = JsonBackend().open(None, home)

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from figures import Figures
 from injection import ALLOW_TRACING, finished_with_fault
 
 from backprop_builtin.storage._run_folders import RunFolders
@@ -223,10 +224,17 @@ def test_eight_processes_lose_no_record(home: Path, storage: SqliteStorage) -> N
         pytest.param(2000, 4, marks=pytest.mark.soak),
     ],
 )
-def test_killed_writers_lose_nothing_acknowledged(home: Path, kills: int, writers_at_once: int) -> None:
+def test_killed_writers_lose_nothing_acknowledged(
+    home: Path, kills: int, writers_at_once: int, figures: Figures
+) -> None:
     child = start("killed_again_and_again", home, kills, writers_at_once)
     report = json.loads(finished(child, limit_s=LIMIT_S if kills < 100 else SOAK_LIMIT_S))
-    print(f"sqlite: {kills} kills of {writers_at_once} writers at once: {report}")
+    figures(
+        kills=kills,
+        writers_at_once=writers_at_once,
+        acknowledged=report["saved"],
+        lost_or_unsound=len(report["bad"]),
+    )
     assert report["bad"] == []
     assert report["saved"] >= kills
     storage = opened(home)
