@@ -11,11 +11,12 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
 from .clock import now_ms, now_s
+from .errors import StorageError
 from .holding import Holder, holder_of, make_folder, run_folder, signature
 from .identity import Process, environment_of, look_at, newest_pid, processes, send
 from .interfaces import Storage
@@ -82,12 +83,16 @@ def last_holder(folder: Path) -> Holder | None:
 
 
 def mark_lost(storage: Storage, home: Path, host: str) -> list[RunRecord]:
-    """Find live runs of this machine whose supervisor is gone, end what they left, and mark them lost."""
+    """Find live runs of this machine whose supervisor is gone, end what they left, and mark them lost.
+
+    One that cannot be marked (on a full disk, a read-only one) stays as it is: it can be shown all the same.
+    """
     found = []
     for record in storage.runs(states=LIVE):
         if grasp(record, home, host) in (Grasp.LOST, Grasp.ORPHANED):
-            lost = reap(storage, home, record.id)
-            found += [lost] if lost else []
+            with suppress(StorageError):
+                lost = reap(storage, home, record.id)
+                found += [lost] if lost else []
     return found
 
 

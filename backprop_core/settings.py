@@ -304,7 +304,7 @@ def home_folder(environ: Mapping[str, str]) -> Path:
     if chosen := environ.get("BACKPROP_HOME"):
         return Path(chosen).absolute()
     home = os.path.expanduser("~")
-    if not os.path.isabs(home):
+    if environ.get("HOME") == "" or not os.path.isabs(home):
         raise SettingsError("there is no home folder (HOME is not set)", "set HOME or BACKPROP_HOME")
     return Path(home, ".backprop")
 

@@ -154,15 +154,6 @@ def leftovers(home: Path) -> list[Path]:
     return list(home.rglob("*.tmp"))
 
 
-def test_eight_processes_lose_no_record(home: Path) -> None:
-    children = [start("save_many", home, f"p{number}", 50) for number in range(8)]
-    for child in children:
-        finished(child)
-        assert child.returncode == 0
-    expected = sorted(f"p{number}-{n}" for number in range(8) for n in range(50))
-    assert ids(JsonBackend().open(None, home)) == expected
-
-
 @pytest.mark.parametrize("kills", [60, pytest.param(2000, marks=pytest.mark.soak)])
 def test_killed_writers_lose_no_acknowledged_record(home: Path, kills: int, figures: Figures) -> None:
     child = start("killed_again_and_again", home, kills)

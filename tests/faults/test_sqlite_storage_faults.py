@@ -206,15 +206,6 @@ def check(file: Path) -> None:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_eight_processes_lose_no_record(home: Path, storage: SqliteStorage) -> None:
-    children = [start("save_many", home, f"p{number}", 15) for number in range(8)]
-    for child in children:
-        finished(child)
-        assert child.returncode == 0
-    expected = sorted(f"p{number}-{n}" for number in range(8) for n in range(15))
-    assert sorted(ids(storage)) == expected
-
-
 @pytest.mark.parametrize(
     ("kills", "writers_at_once"),
     [

@@ -90,9 +90,13 @@ def opened(kind: str, home: Path) -> Storage:
 
 
 @pytest.mark.parametrize(
-    ("known", "saves", "reads"), [(50, 3, 10), pytest.param(1000, 25, 100, marks=pytest.mark.soak)]
+    ("kind", "known", "saves", "reads"),
+    [
+        ("json", 50, 3, 10),
+        pytest.param("json", 1000, 25, 100, marks=pytest.mark.soak),
+        pytest.param("sqlite", 1000, 25, 100, marks=pytest.mark.soak),
+    ],
 )
-@pytest.mark.parametrize("kind", ["json", "sqlite"])
 def test_sixteen_writers_lose_nothing_and_readers_see_whole_stores(
     kind: str, known: int, saves: int, reads: int, tmp_path: Path, figures: Figures
 ) -> None:
