@@ -21,6 +21,7 @@ from .options import Json, StorageChoice, base_ask
 from .text import LIST_COLUMNS, aligned, list_row
 
 NEWEST = 20
+MOST_PROBLEMS = 10
 
 
 def list_runs(
@@ -75,8 +76,11 @@ def states_named(names: Sequence[str]) -> tuple[RunState, ...]:
 
 def tell_problems(storage: object) -> None:
     """Say what a storage found wrong with its records, where it tells."""
-    for problem in getattr(storage, "problems", ()):
+    problems = getattr(storage, "problems", ())
+    for problem in problems[:MOST_PROBLEMS]:
         say(str(problem))
+    if len(problems) > MOST_PROBLEMS:
+        say(f"... and {len(problems) - MOST_PROBLEMS:,} more like these")
 
 
 def print_json(document: object) -> None:
