@@ -1,4 +1,4 @@
-"""Row 26: the end of the output is not the end of the script, and the end of the script needs no end of output."""
+"""The end of the output is not the end of the script, and the end of the script needs no end of output."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def kill_many(
 
 @pytest.mark.parametrize("victims", [KEEPER, BOTH], ids="-and-".join)
 def test_nobody_survives_a_kill_of_who_holds_the_run(project: Project, victims: Sequence[str]) -> None:
-    """Rows 2 and 3 of the fault table, and 6 (the hopper); row 1 is in tests/acceptance/test_stopping.py."""
+    """The supervisor alone is killed in tests/acceptance/test_stopping.py."""
     kill_many(project, victims, 1)
 
 
@@ -55,7 +55,6 @@ def test_nobody_survives_a_kill_of_who_holds_the_run(project: Project, victims: 
 def test_nobody_survives_a_hundred_kills(
     project: Project, figures: Figures, victims: Sequence[str], *, is_paused: bool
 ) -> None:
-    """Rows 1 to 4."""
     took_s = kill_many(project, victims, 100, is_paused=is_paused)
     figures(kills=len(took_s), survivors=0, slots_held=0, records_live=0, slowest_s=max(took_s))
 
@@ -97,7 +96,6 @@ def test_a_hundred_kills_at_any_moment_leave_nobody(
 
 @pytest.mark.soak
 def test_the_zoo_is_ended_by_every_one_of_a_hundred_stops(project: Project, figures: Figures) -> None:
-    """Row 5."""
     took_s: list[float] = []
     for first in range(0, 100, AT_ONCE):
         batch = [Cage(project, f"run-{first + n}") for n in range(AT_ONCE)]

@@ -1,4 +1,4 @@
-"""Row 20: a script that the kernel kills for want of memory has failed; that is no time box and no success."""
+"""A script that the kernel kills for want of memory has failed; that is no time box and no success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row 16: the number of a process that was ours is given to an innocent one, which is never signalled.
+"""The number of a process that was ours is given to an innocent one, which is never signalled.
 
 In a pid namespace of its own, where `ns_last_pid` says which number comes next, an ordinary user can do that at will.
 """

@@ -73,7 +73,7 @@ def state_of(pid: int) -> str:
 def test_each_ctrl_c_is_one_rung_and_reaches_the_script_once(
     noting: Project, figures: Figures, times: int, presses: int, expected: list[str]
 ) -> None:
-    """Row 11: INT, TERM, KILL."""
+    """INT, TERM, KILL."""
     minds = expected[-1] if presses < 3 else "nothing"
     for number in range(times):
         run_id = f"run-{number}"
@@ -93,7 +93,6 @@ def test_each_ctrl_c_is_one_rung_and_reaches_the_script_once(
 
 @pytest.mark.parametrize("times", SOAK_TIMES)
 def test_ctrl_z_pauses_and_fg_continues(noting: Project, figures: Figures, times: int) -> None:
-    """Row 12."""
     env = {**noting.environ(), "PS1": "$ "}
     for number in range(times):
         run_id = f"run-{number}"
@@ -119,7 +118,6 @@ def test_ctrl_z_pauses_and_fg_continues(noting: Project, figures: Figures, times
 
 @pytest.mark.parametrize("times", SOAK_TIMES)
 def test_a_hang_up_stops_the_run_gracefully(noting: Project, figures: Figures, times: int) -> None:
-    """Row 13."""
     for number in range(times):
         run_id = f"run-{number}"
         with at_a_terminal(noting, run_id, "SIGINT") as terminal:
@@ -150,7 +148,7 @@ os.execvp(sys.argv[1], sys.argv[1:])""",
 def test_a_run_hears_sigint_whatever_it_was_started_with(
     noting: Project, figures: Figures, times: int, before: Sequence[str]
 ) -> None:
-    """Row 10: the supervisor itself hears SIGTERM, and its script SIGINT."""
+    """The supervisor itself hears SIGTERM, and its script SIGINT."""
     for number in range(times):
         run_id = f"run-{number}"
         words = ("run", "train.py", "--run-id", run_id, "--", "SIGINT")
@@ -169,7 +167,7 @@ def test_a_run_hears_sigint_whatever_it_was_started_with(
 def test_a_script_that_somebody_stopped_still_saves_at_the_end_of_its_time_box(
     noting: Project, figures: Figures, times: int
 ) -> None:
-    """Row 9; quick in tests/unit/test_keeper_ladder.py."""
+    """Quick in tests/unit/test_keeper_ladder.py."""
     for number in range(times):
         run_id = f"run-{number}"
         running = noting.start("run", "train.py", "--run-id", run_id, "-m", "0.02", "--", "SIGINT")
@@ -181,7 +179,6 @@ def test_a_script_that_somebody_stopped_still_saves_at_the_end_of_its_time_box(
 
 
 def test_a_script_that_asks_the_terminal_gets_an_answer_and_is_not_stopped(project: Project) -> None:
-    """Row 14."""
     script = """
         import termios, time
         began = time.monotonic()
@@ -211,7 +208,7 @@ def test_a_script_that_asks_the_terminal_gets_an_answer_and_is_not_stopped(proje
 
 
 def test_a_full_device_behind_the_output_does_not_disturb_the_training(project: Project) -> None:
-    """Row 15; a reader that leaves is in tests/acceptance/test_stopping.py."""
+    """A reader that leaves is in tests/acceptance/test_stopping.py."""
     project.write(
         "train.py", "for number in range(20_000): print('line', number)\nprint('{\"step\": 20000}')"
     )

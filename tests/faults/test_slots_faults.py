@@ -210,7 +210,6 @@ def test_of_six_processes_at_once_two_hold_a_slot(nursery: Nursery, slots: Slots
 def test_kills_at_any_moment_admit_nobody_too_many_and_leave_nothing(
     nursery: Nursery, slots: Slots, figures: Figures, kills: int
 ) -> None:
-    """Row 41."""
     churners = [nursery.bear("churn", 2) for _ in range(6)]
     for _ in range(kills):
         nursery.await_life()
@@ -332,7 +331,7 @@ def test_slot_stays_held_by_whoever_inherited_it(nursery: Nursery, slots: Slots)
 def test_who_allows_fewer_is_refused_while_an_orphan_and_those_who_allow_more_hold_them(
     nursery: Nursery, slots: Slots
 ) -> None:
-    """Row 42: two runs at most, or four, are what each who comes allows beside itself, whoever holds them."""
+    """Two runs at most, or four, are what each who comes allows beside itself, whoever holds them."""
     parent = nursery.bear("bequeath", 4)
     nursery.await_events(1, "in")
     nursery.kill(parent)

@@ -1,4 +1,4 @@
-"""Row 18: somebody sets the clock by a day while a run goes on: no time box minds, and nothing took less than 0."""
+"""Somebody sets the clock by a day while a run goes on: no time box minds, and nothing took less than 0."""
 
 from __future__ import annotations
 
