@@ -132,7 +132,6 @@ def run(
         probe = admitted.reader.probe if admitted.reader else None
         job = prepare(order, admitted.gpus, probe, plugins)
         journal = registry.Journal(storage, record, view.tell)
-        holding.sign(order.lock)  # so that whoever finds the run without us knows what to look for
         with held_signals(on_hangup=not order.is_detached) as signals:
             journal.begin(record)
             result = follow(order, admitted, plugins, view, journal, job, signals, goes_on)
@@ -183,7 +182,6 @@ def _wait(
     queued = registry.changed(
         order.record, status=RunState.QUEUED, host=host_name(), reason="; ".join(reasons), end_time=None
     )
-    holding.sign(order.lock)
 
     def check() -> None:
         intent = storage.take(order.record.id)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import UsageError
+from .errors import BackpropError, UsageError
 from .identity import RUN_ID, boot_id, is_alive, look_at, pid_namespace, send, start_ticks
 from .locks import open_lock_file, private_folder, read_held, try_lock, write_line
 from .records import RUN_FILES, Record
@@ -73,14 +73,19 @@ def make_folder(home: Path, run_id: str) -> Path:
 
 
 def hold(folder: Path) -> int:
-    """Take the lock of a run and return its descriptor; who inherits it holds the run too.
+    """Take the lock of a run, sign it, and return its descriptor; who inherits it holds the run too.
 
     :raises UsageError: when another process holds it.
+    :raises StorageError: when it cannot be signed.
     """
     descriptor = open_lock_file(folder / "lock")
-    if not try_lock(descriptor):
+    try:
+        if not try_lock(descriptor):
+            raise UsageError(f"run {folder.name} is live: another process holds it")
+        sign(descriptor)  # at once: who looks must not take us for those who held it last, and are dead
+    except BackpropError:
         os.close(descriptor)
-        raise UsageError(f"run {folder.name} is live: another process holds it")
+        raise
     return descriptor
 
 

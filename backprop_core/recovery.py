@@ -28,8 +28,9 @@ from .states import LIVE, RunState
 FORGOTTEN_MS = 60_000
 GONE = "its supervisor is gone (killed, or the machine went down)"
 SWEEP_LIMIT_S = 5.0  # who hangs on a disk dies only when that answers
-QUIET_S = 0.05
-LETTING_GO_S = 0.5
+QUIET_S = 0.02
+BEING_BORN = 16  # numbers are given out a moment before their processes can be seen
+LETTING_GO_S = 0.5  # who looks, or is about to resume the run, has its lock for far less before it signs
 
 
 class Grasp(StrEnum):
@@ -48,7 +49,8 @@ def grasp(record: RunRecord, home: Path, host: str) -> Grasp:
     """
     if record.host is None:  # handed over to a launcher, and not taken up yet
         is_local = record.settings.get("launcher", "local") == "local"
-        if not is_local or now_ms() - record.start_time <= FORGOTTEN_MS:
+        handed_over_ms = record.attempts[-1].start if record.attempts else record.start_time
+        if not is_local or now_ms() - handed_over_ms <= FORGOTTEN_MS:
             return Grasp.HELD
     elif record.host != host:
         return Grasp.UNKNOWN
@@ -101,7 +103,7 @@ def reap(storage: Storage, home: Path, run_id: str) -> RunRecord | None:
 
     :raises StorageError: when that cannot be written.
     """
-    with lock_of(make_folder(home, run_id)) as (descriptor, is_ours):
+    with lock_of(make_folder(home, run_id), LETTING_GO_S) as (descriptor, is_ours):
         holder = signature(descriptor)
         current = storage.get(run_id)
         if current is None or current.status not in LIVE:
@@ -117,11 +119,11 @@ def reap(storage: Storage, home: Path, run_id: str) -> RunRecord | None:
 
 
 @contextmanager
-def lock_of(folder: Path) -> Iterator[tuple[int, bool]]:
-    """Open a run's lock and take it if it is free; tells whether it was."""
+def lock_of(folder: Path, timeout_s: float = 0.0) -> Iterator[tuple[int, bool]]:
+    """Open a run's lock and take it if it is free, or becomes so in time; tells whether that was so."""
     descriptor = open_lock_file(folder / "lock")
     try:
-        yield descriptor, try_lock(descriptor)
+        yield descriptor, try_lock(descriptor, timeout_s)
     finally:
         os.close(descriptor)
 
@@ -212,32 +214,50 @@ def end_leftovers(folder: Path, holder: Holder | None, *, is_held_by_us: bool) -
         return 0
     marks = Marks(folder=folder, holder=holder, before=None if is_held_by_us else _ticks_now())
     end_s = now_s() + SWEEP_LIMIT_S
-    met = 0
+    met_in_all = 0
     while now_s() < end_s:
         newest = newest_pid()
         found = leftovers(marks)
         for process in found:
             send(process, signal.SIGKILL)
-        if not found:
+        met = len(found) + _chase(marks, newest, end_s)
+        if not met:
             break
-        met += len(found) + _chase(marks, newest, end_s)
-    return met
+        met_in_all += met
+    return met_in_all
 
 
 def _chase(marks: Marks, newest: int | None, end_s: float) -> int:
     """Kill those that forked themselves away meanwhile, sooner than they can do it again.
 
-    Looking at every process takes longer than a fork; so only those are looked at that came since.
+    A look at every process takes longer than a fork and proves nothing. So only those are looked at that came since,
+    the newest first, until none of them is the run's for as long as this process itself was at work on it: by the
+    clock on the wall it may have been kept waiting all the time.
     """
-    met, quiet_until_s = 0, now_s() + QUIET_S
-    while newest is not None and now_s() < min(end_s, quiet_until_s):
+    met, quiet_until_s = 0, time.process_time() + QUIET_S
+    while newest is not None and time.process_time() < quiet_until_s and now_s() < end_s:
         last, newest = newest, newest_pid()
-        found = leftovers(marks, range(last + 1, (newest or last) + 1))
-        for process in found:
-            send(process, signal.SIGKILL)
-        if found:
-            met, quiet_until_s = met + len(found), now_s() + QUIET_S
+        for pid in range(newest or 0, max(0, last - BEING_BORN), -1):
+            if _kill_marked(marks, pid):
+                met, quiet_until_s = met + 1, time.process_time() + QUIET_S
     return met
+
+
+def _kill_marked(marks: Marks, pid: int) -> bool:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        process = look_at(pid)  # whatever it is now, the descriptor is of nobody else
+        if process is None or not marks.fit(process):
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _ticks_now() -> int:

@@ -157,6 +157,24 @@ def test_an_old_record_of_a_run_that_nobody_holds_is_lost(project: Project) -> N
     assert project.record("gone")["status"] == "lost"
 
 
+def test_what_another_machine_has_recorded_is_shown_with_a_doubt_and_left_alone(project: Project) -> None:
+    project.write("train.py", "")
+    project.run("run", "train.py", "--run-id", "far")
+    store = project.home / "experiments.json"
+    record = {**project.record("far"), "status": "running", "host": "elsewhere"}
+    record.pop("checksum")
+    store.write_text(json.dumps({"far": record}))
+    listed = project.run("list")
+    assert listed.out.splitlines()[1].split()[2] == "running?"
+    assert "another machine or container" in listed.err
+    assert project.run("list", "--json").json[0]["status"] == "running"
+    assert "held by    machine elsewhere: " in project.run("status", "far").out
+    resumed = project.run("resume", "far")
+    assert resumed.code == 2
+    assert "it is held by machine elsewhere" in resumed.err
+    assert json.loads(store.read_text())["far"] == record
+
+
 def test_a_corrupt_file_is_kept_aside_and_rebuilt_aloud(project: Project) -> None:
     project.write("train.py", "print('{\"step\": 1}')")
     for name in ("first", "second"):

@@ -88,8 +88,8 @@ for number in range(rounds):
                            attempts=(Attempt(start=1),))
         storage.save(record)
         folder = holding.make_folder(home, run_id)
-        (folder / "lock").write_bytes(msgspec.json.encode(holding.Holder(**here, **dead)) + b"\n")
         stranger = holding.hold(folder) if is_held else None
+        (folder / "lock").write_bytes(msgspec.json.encode(holding.Holder(**here, **dead)) + b"\n")
         holding.wake(folder)
         assert len(recovery.mark_lost(storage, home, "here")) == 1
         if stranger is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def test_a_run_that_is_held_is_not_lost_until_it_is_let_go(home: Path) -> None:
         {"host": "elsewhere"},
         {"status": RunState.COMPLETED},
         {"host": None, "settings": {"launcher": "slurm"}},
-        {"host": None, "start_time": 2**53},
+        {"host": None, "attempts": (Attempt(start=2**53),)},
+        {"host": None, "attempts": (), "start_time": 2**53},
     ],
 )
 def test_runs_of_others_ended_ones_and_those_still_handed_over_are_left_alone(
@@ -126,6 +128,22 @@ def test_runs_of_others_ended_ones_and_those_still_handed_over_are_left_alone(
 def test_a_run_that_a_local_agent_never_took_up_is_lost_after_a_while(home: Path) -> None:
     storage = FakeStorage(make(host=None, status=RunState.QUEUED))
     assert [record.status for record in mark_lost(storage, home, HOST)] == [RunState.LOST]
+
+
+def test_a_resumed_run_that_was_handed_over_just_now_is_not_lost(home: Path) -> None:
+    """It began long ago, and the last who held it are dead."""
+    leave(home, agent=2**22, agent_ticks=1)
+    just_now = Attempt(start=int(time.time() * 1000), status=RunState.QUEUED)
+    record = make(host=None, status=RunState.QUEUED, attempts=(Attempt(start=1, end=2), just_now))
+    assert mark_lost(FakeStorage(record), home, HOST) == []
+
+
+def test_who_resumes_a_run_is_not_taken_for_those_who_held_it_last(home: Path) -> None:
+    leave(home, agent=2**22, agent_ticks=1)
+    descriptor = hold(make_folder(home, RUN))
+    assert grasp(make(), home, HOST) is Grasp.HELD
+    assert mark_lost(FakeStorage(make()), home, HOST) == []
+    os.close(descriptor)
 
 
 def test_a_run_that_ended_while_we_looked_is_not_lost(home: Path) -> None:
@@ -214,8 +232,8 @@ def test_a_run_whose_supervisor_and_keeper_are_dead_is_orphaned_while_a_stranger
     agent, keeper, left = start(), start(), start(**token(home))
     ids: dict[str, Any] = {"agent": agent.pid, "agent_ticks": start_ticks(agent.pid)}
     ids |= {"keeper": keeper.pid, "keeper_ticks": start_ticks(keeper.pid)}
-    leave(home, **ids)
     stranger = hold(make_folder(home, RUN))
+    leave(home, **ids)
     storage = FakeStorage(make())
     assert grasp(make(), home, HOST) is Grasp.HELD
     assert describe(make(), home, HOST) == f"process {agent.pid}, with keeper {keeper.pid}"
@@ -298,6 +316,7 @@ def test_a_lock_tells_who_holds_it(home: Path, start: Start) -> None:
     folder = make_folder(home, RUN)
     keeper = start().pid
     descriptor = hold(folder)
+    assert msgspec.json.decode((folder / "lock").read_bytes(), type=Holder).agent == os.getpid()
     sign(descriptor, keeper)
     holder = msgspec.json.decode((folder / "lock").read_bytes(), type=Holder)
     assert holder == Holder(
