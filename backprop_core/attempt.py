@@ -357,6 +357,7 @@ def follow(  # what an attempt is made of
         monitor_s=order.resolved.settings.monitor_seconds,
         lock=order.lock,
         home=order.home,
+        script=order.request.script,
         stall_s=stall * 60 if (stall := order.resolved.settings.stall_minutes) else None,
         ends_at_ms=order.ends_at_ms,
     )

@@ -12,6 +12,7 @@ from .causes import TAIL_BYTES
 from .checkpoints import SEARCH_CUT_SHORT, CheckpointWatch, Neighbour
 from .checkpoints.ledger import Known, in_order
 from .clock import now_ms, now_s
+from .description import code_of
 from .errors import StorageError
 from .events import EventReader
 from .governor import Watch
@@ -20,7 +21,7 @@ from .machine import Monitor
 from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins
-from .records import CheckpointSaved, Event, Intent, Machine, ProgressBatch, Record, RunRecord
+from .records import CheckpointSaved, Event, Intent, Machine, ProgressBatch, Record, RunRecord, Script
 from .states import RunState
 from .supervisor import Control
 
@@ -107,6 +108,7 @@ class Following:
         monitor_s: float,
         lock: int,
         home: Path,
+        script: Script,
         stall_s: float | None = None,
         ends_at_ms: int | None = None,
     ) -> None:
@@ -121,6 +123,7 @@ class Following:
         self._monitor_s = monitor_s
         self._lock = lock
         self._home = home
+        self._script = script
         self._stall_s = stall_s
         self._ends_at_ms = ends_at_ms
         self._watch = Watch()
@@ -158,6 +161,8 @@ class Following:
             lambda: descendants(keeper),
             patience_s=self._monitor_s,
         )
+        if self._record.code is None:  # now, while the script starts: nothing waits for it
+            self._journal.runs_code(code_of(self._script))
         self._observers.tell("backprop_run_started", run=self._record)
 
     def _name_keeper(self, keeper: int) -> None:

@@ -55,7 +55,6 @@ def new_order(ask: Ask, opened: Opened, environ: Mapping[str, str], *, is_dry: b
         cwd=str(cwd),
         python=interpreter.path,
         framework=framework.name if framework else None,
-        code=code_of(script),
         environment=kept(environ),
         settings=to_dict(opened.resolved.settings),
     )

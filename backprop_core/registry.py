@@ -17,6 +17,7 @@ from .interfaces import Storage
 from .records import (
     Attempt,
     CheckpointSaved,
+    Code,
     Event,
     Intent,
     PauseSpan,
@@ -171,6 +172,10 @@ class Journal:
             self._save()
         elif points and now_s() >= self._next_progress_s:
             self._save()
+
+    def runs_code(self, code: Code) -> None:
+        """Note which code the attempt runs; it is saved with what is saved next."""
+        self.record = changed(self.record, code=code)
 
     def neighbour(self) -> RunRecord | None:
         """Find a run that trains in the same folder as this one."""
