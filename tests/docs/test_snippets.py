@@ -46,6 +46,8 @@ STORIES = [path for path in PAGES if path.parent.name in ("tutorials", "plugins"
 OTHERS = [path for path in PAGES if path not in STORIES]
 KINDS = {"python", "sh", "json", "jsonl", "toml", "text"}
 LIMIT_S = 120.0
+SLOW_IN_CONTRACTS = "threads_and_processes or concurrent_saves"
+"""What the everyday tests leave out of the contracts that pages have tested: tests with pools of processes."""
 
 _BLOCK = re.compile(
     r"(?:^`(?P<file>[^`\n]+)`(?P<added>, added)?:\n\n|^<!-- (?P<note>[^\n]*) -->\n)?"
@@ -87,13 +89,15 @@ def name(page: Path) -> str:
 
 
 class Story:
-    """Plays a page in a project."""
+    """Plays a page in a project; pytest is told to leave tests out whose names match."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, left_out: str = "") -> None:
         self.project = project
         self.shown: str | None = None
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.environ = project.environ({"PATH": path})
+        self.environ = project.environ(
+            {"PATH": path, "PYTEST_ADDOPTS": f"-k 'not ({left_out})'" if left_out else None}
+        )
 
     def play(self, block: Block) -> None:
         if block.file is not None:
@@ -128,9 +132,12 @@ class Story:
 
 
 @pytest.mark.parametrize("page", STORIES, ids=name)
-def test_story_goes_as_the_page_tells_it(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "left_out", [SLOW_IN_CONTRACTS, pytest.param("", marks=pytest.mark.soak)], ids=["quick", "whole"]
+)
+def test_story_goes_as_the_page_tells_it(page: Path, left_out: str, tmp_path: Path) -> None:
     project = Project(tmp_path)
-    story = Story(project)
+    story = Story(project, left_out)
     try:
         for block in blocks(page):
             if block.said("not run") is None:
