@@ -18,6 +18,7 @@ STORAGE_NEEDS = ("get", "save", "runs", "delete", "append_metrics", "metrics", "
 _ANSWERS: Mapping[str, tuple[type, ...]] = {
     "get": (RunRecord, type(None)),
     "runs": (Sequence,),
+    "meant_by": (Sequence,),
     "metrics": (Iterable,),
     "take": (Intent, type(None)),
     "preflight": (Sequence,),
@@ -59,7 +60,7 @@ def _is_of_use(name: str, answer: object) -> bool:
     kinds = _ANSWERS.get(name)
     if kinds is None or not isinstance(answer, kinds):
         return kinds is None
-    if name == "runs":
+    if name in {"runs", "meant_by"}:
         return all(isinstance(record, RunRecord) for record in cast(Sequence[object], answer))
     return str in kinds or not isinstance(answer, str)
 

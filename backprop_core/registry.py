@@ -50,7 +50,11 @@ def find(storage: Storage, reference: str) -> RunRecord:
         if newest := storage.runs(limit=1):
             return newest[0]
         raise NotFoundError("there are no runs yet", "start one with `backprop run SCRIPT`")
-    records = storage.runs()
+    meant_by = getattr(storage, "meant_by", None)  # what a storage may have beyond its interface
+    is_plain = (
+        reference.isascii() and reference.isprintable()
+    )  # other programs write the rest in their own ways
+    records = meant_by(reference) if meant_by and is_plain else storage.runs()
     for record in records:
         if record.name == reference:
             return record

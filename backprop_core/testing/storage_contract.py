@@ -1,9 +1,10 @@
 """What every storage keeps, as tests to inherit.
 
-Four things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
+Five things are asked of a storage only if it has them: `save_many(records)`, which saves all of them or none
 and is how `backprop storage copy` writes quickly; `delete_many(run_ids)`, which is how `backprop prune` removes
-many; `problems`, sentences about damage that it found, which commands show; and `flaws()`, which gives a Flaw
-for whatever is wrong without changing anything, and is what `backprop doctor` asks for.
+many; `meant_by(reference)`, the runs that a name or the beginning of an id may mean, by which one run is found
+among very many; `problems`, sentences about damage that it found, which commands show; and `flaws()`, which
+gives a Flaw for whatever is wrong without changing anything, and is what `backprop doctor` asks for.
 """
 
 from __future__ import annotations
@@ -219,6 +220,20 @@ class StorageContract:
         with pytest.raises(StorageError):
             delete_many(["b", "../b"])
         assert ids(storage) == ["b"]
+
+    def test_what_a_name_or_the_beginning_of_an_id_may_mean_is_found_newest_first(
+        self, storage: Storage
+    ) -> None:
+        meant_by = getattr(storage, "meant_by", None)
+        if meant_by is None:
+            pytest.skip("this storage is asked for all of its runs")
+        assert list(meant_by("a")) == []
+        for number, (run_id, name) in enumerate([("ab", None), ("b", "a_b%"), ("c", "ab"), ("abc", 'q"q')]):
+            storage.save(make_record(run_id, number, name=name))
+        for reference, least in (("ab", ["abc", "c", "ab"]), ("a_b%", ["b"]), ('q"q', ["abc"]), ("zz", [])):
+            found = [record.id for record in meant_by(reference)]
+            assert [run_id for run_id in found if run_id in least] == least
+            assert set(found) <= set(ids(storage))
 
     def test_deleted_run_can_come_again(self, storage: Storage) -> None:
         storage.save(make_record("r", last_step=1))

@@ -32,6 +32,15 @@ def rows(db: sqlite3.Connection, states: Collection[RunState], cursors: ExitStac
     return heapq.merge(*each, key=_by_start, reverse=True)
 
 
+def rows_with(db: sqlite3.Connection, beginning: str, written: str, cursors: ExitStack) -> Iterator[Row]:
+    """Give those whose id begins so, or in whose record that text is written."""
+    question = (
+        f"{_SELECT} WHERE substr(id, 1, length(?1)) = ?1 OR instr(record, ?2) "
+        "ORDER BY start_time DESC, place DESC"
+    )
+    return iter(cursors.enter_context(closing(db.execute(question, (beginning, written)))))
+
+
 def line_of(db: sqlite3.Connection, run_id: str) -> bytes | None:
     """Give the record as it is stored; None where there is none."""
     row = _row_of(db, run_id)

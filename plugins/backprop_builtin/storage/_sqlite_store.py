@@ -23,7 +23,7 @@ from ._journals import Journal, Journals
 from ._reading import Reading
 from ._records import newest_first, refuse_newer, seal
 from ._requests import TAKE_WAIT_S, decode_request, encode_request
-from ._rows import Row, ahead, line_of, rows, text, with_ahead
+from ._rows import Row, ahead, line_of, rows, rows_with, text, with_ahead
 from ._run_folders import RunFolders, as_record, is_run_id
 from ._series import Series
 
@@ -145,6 +145,18 @@ class SqliteStorage:
             found.append(Flaw(where=str(self.path), what="does not hold together", hint=hint))
         lines = ((text(run_id), line) for run_id, line in stored or ())
         return [*found, *_flaws.in_records(self.path, self._folders, lines), *_flaws.in_folder(self.path)]
+
+    def meant_by(self, reference: str) -> Sequence[RunRecord]:
+        """List runs that a name or the beginning of an id may mean, newest first; others may be among them."""
+        waiting = self._journals.waiting()
+
+        def choose(db: sqlite3.Connection) -> list[RunRecord]:
+            with ExitStack() as cursors:
+                stored = rows_with(db, reference, msgspec.json.encode(reference).decode(), cursors)
+                return self._read(with_ahead(stored, ahead(db, waiting), ()), None)
+
+        found = self._look(choose)
+        return self.runs() if found is None else found
 
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""

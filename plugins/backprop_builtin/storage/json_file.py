@@ -136,6 +136,17 @@ class JsonStorage:
         lines = ((run_id, bytes(raw)) for run_id, raw in records.items())
         return [*found, *_flaws.in_records(self.path, self._folders, lines), *_flaws.in_folder(self.path)]
 
+    def meant_by(self, reference: str) -> Sequence[RunRecord]:
+        """List runs that a name or the beginning of an id may mean, newest first; others may be among them."""
+        written = msgspec.json.encode(reference)
+        records = {
+            run_id: raw
+            for run_id, raw in self._read().items()
+            if run_id.startswith(reference) or written in bytes(raw)
+        }
+        found = (self._reading.decoded_or_noted(one, bytes(records[one])) for one in newest_first(records))
+        return [record for record in found if record is not None]
+
     def delete(self, run_id: str) -> None:
         """Forget the run and the files that Backprop made for it."""
         self.delete_many((run_id,))
