@@ -98,7 +98,8 @@ def _through(through: str, python: str) -> tuple[str, ...]:
         return (str(beside), *rest)
     from shutil import which
 
-    elsewhere = which(program)
+    places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(place)]
+    elsewhere = which(program, path=os.pathsep.join(places))
     return (python, elsewhere, *rest) if elsewhere and _is_python_script(elsewhere) else (program, *rest)
 
 
