@@ -1,6 +1,6 @@
 """Checkpoints: found on disk, judged, remembered, and chosen to go on from."""
 
-from .choice import checkpoint_given, newest_valid, recollected
+from .choice import checkpoint_given, named_by_plugins, newest_valid, recollected
 from .forms import forms_for
 from .search import SEARCH_CUT_SHORT, measure
 from .validity import what_is_wrong
@@ -15,6 +15,7 @@ __all__ = [
     "forms_for",
     "look",
     "measure",
+    "named_by_plugins",
     "newest_valid",
     "recollected",
     "undisputed",

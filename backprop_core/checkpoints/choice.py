@@ -41,7 +41,8 @@ def newest_valid(
     """
     ordered = in_order(dict.fromkeys([*record.checkpoints, *known]), known)
     candidates = [Path(path) for path in ordered]
-    candidates += [path for path in _from_plugins(record, plugins) if path not in candidates]
+    named = [Path(entry.path) for entry in named_by_plugins(record, plugins)]
+    candidates += [path for path in named if path not in candidates]
     for path in reversed(candidates):
         problem = what_is_wrong(path, forms)
         if problem is None:
@@ -76,8 +77,8 @@ def recollected(record: RunRecord, ledger: Ledger, news: Sequence[Known]) -> dic
     return merged(known, news)
 
 
-def _from_plugins(record: RunRecord, plugins: Plugins) -> list[Path]:
-    """Ask the plugins; the one with the last step comes last."""
+def named_by_plugins(record: RunRecord, plugins: Plugins) -> list[Known]:
+    """Ask the plugins for checkpoints; the one with the last step comes last, and is newer than what is known."""
     found: list[tuple[int, Path]] = []
     for answer in plugins.ask("backprop_find_checkpoint", run=record):
         if answer.failure:
@@ -89,7 +90,17 @@ def _from_plugins(record: RunRecord, plugins: Plugins) -> list[Path]:
         else:
             error = f"it answered {type(value).__name__}, no checkpoint with a path"
             plugins.note(PluginFailure(plugin=answer.plugin, hook="backprop_find_checkpoint", error=error))
-    return [path for _, path in sorted(found)]
+    return [
+        Known(
+            path=str(path),
+            learned="plugin",
+            step=step or None,
+            size_bytes=find.size_bytes if find else None,
+            at=find.at_ms if find else None,
+        )
+        for step, path in sorted(found)
+        for find in [measure(path, ())]
+    ]
 
 
 def _is_checkpoint(value: object) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from backprop_core import recovery, registry
-from backprop_core.checkpoints import SEARCH_CUT_SHORT, what_is_wrong
+from backprop_core.checkpoints import SEARCH_CUT_SHORT, named_by_plugins, what_is_wrong
 from backprop_core.checkpoints.ledger import Known, in_order
 from backprop_core.clock import as_datetime
 from backprop_core.errors import NotFoundError, UsageError
@@ -62,7 +62,7 @@ def checkpoints(
             say(SEARCH_CUT_SHORT)
         if traces.neighbour:
             say(disputed_in_words(traces.neighbour))
-        rows = judged(record, traces)
+        rows = judged(record, traces, named_by_plugins(record, opened.plugins))
         if keep_last is not None:
             return _keep(opened, record, rows, keep_last, is_agreed=yes)
     finally:
@@ -97,12 +97,14 @@ def _script(record: RunRecord) -> Script:
         return Script(path=Path(record.script_path))
 
 
-def judged(record: RunRecord, traces: Traces) -> list[Shown]:
+def judged(record: RunRecord, traces: Traces, named: Sequence[Known]) -> list[Shown]:
     """Judge a run's checkpoints as they are now, the one to go on from last."""
-    paths = in_order(dict.fromkeys([*record.checkpoints, *traces.known]), traces.known)
+    ordered = in_order(dict.fromkeys([*record.checkpoints, *traces.known]), traces.known)
+    known = {entry.path: entry for entry in named} | dict(traces.known)
+    paths = tuple(dict.fromkeys([*ordered, *(entry.path for entry in named)]))
     problems = {path: what_is_wrong(Path(path), traces.forms) for path in paths}
     newest = next((path for path in reversed(paths) if problems[path] is None), None)
-    return [Shown(known=traces.known[path], problem=problems[path], is_next=path == newest) for path in paths]
+    return [Shown(known=known[path], problem=problems[path], is_next=path == newest) for path in paths]
 
 
 def _keep(opened: Opened, record: RunRecord, rows: Sequence[Shown], count: int, *, is_agreed: bool) -> int:

@@ -58,6 +58,24 @@ def test_what_has_become_of_them_since_is_told(project: Project) -> None:
     assert (found["step-3.pt"]["valid"], found["step-3.pt"]["problem"]) == (False, "was cut short")
 
 
+def test_what_a_plugin_names_is_the_next(project: Project) -> None:
+    saved(project)
+    project.write("elsewhere.weights", "weights")
+    source = """
+        from backprop_core import CheckpointSaved, hookimpl
+
+        @hookimpl
+        def backprop_find_checkpoint():
+            return CheckpointSaved(path="elsewhere.weights", step=9)
+    """
+    project.write("naming.py", source)
+    found = told(project.run("--plugin", "naming", "checkpoints", "it", "--json"))
+    assert [(entry["learned"], entry["step"], entry["isNext"]) for entry in found][-2:] == [
+        ("glob", None, False),
+        ("plugin", 9, True),
+    ]
+
+
 def test_without_json_it_is_a_table(project: Project) -> None:
     saved(project)
     cut(project.folder / "step-2.pt")
