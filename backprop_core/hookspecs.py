@@ -127,7 +127,8 @@ def backprop_gpu_probe() -> GpuProbe:
     Called once, before the machine is first measured.
 
     :returns: The probe, or a list of them.
-    :on error: A refusal, for a probe that was chosen by name; a named warning otherwise.
+    :on error: Exit 2, for a probe that was chosen by name; a named warning otherwise. A probe that is there and cannot
+        read is a refusal.
     """
     raise NotImplementedError
 
