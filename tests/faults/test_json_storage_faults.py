@@ -68,7 +68,9 @@ def killed_again_and_again(rounds):
         os.close(writer)
         text = b""
         while text.count(b"\n") < 1 + turn % 3:
-            text += os.read(reader, 4096)
+            more = os.read(reader, 4096)
+            assert more, "a writer ended by itself"
+            text += more
         time.sleep(turn * 7 % 30 / 10000)  # falls on another step of the save in every turn
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
