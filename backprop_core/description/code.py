@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 from backprop_core.records import Code, Script
 
@@ -16,12 +18,20 @@ _SHOWN = 10
 
 def code_of(script: Script) -> Code:
     """Read which code this is; what cannot be read is unknown."""
-    from hashlib import sha256
-
     digest = None
     with suppress(OSError):
-        digest = sha256(script.path.read_bytes()).hexdigest()
+        digest = _sha256()(script.path.read_bytes()).hexdigest()
     return Code(script_sha256=digest, commit=commit_at(script.path.parent))
+
+
+def _sha256() -> Callable[[bytes], Any]:
+    """Return what hashlib has, too, which loads the whole of OpenSSL first and takes 5 ms for it."""
+    for module in ("_sha2", "_sha256"):  # from Python 3.12 on, and before
+        with suppress(ImportError):
+            return cast("Callable[[bytes], Any]", import_module(module).sha256)
+    from hashlib import sha256
+
+    return sha256
 
 
 def differences(then: Code, now: Code, script: Script) -> Sequence[str]:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -177,12 +177,22 @@ def glance(raw: bytes | msgspec.Raw) -> Glance:
         return Glance()
 
 
-def newest_first(records: dict[str, msgspec.Raw], states: Collection[str] = ()) -> list[str]:
-    """Order run ids by start; of two that started together the one further down in the file comes first."""
+def glances_at(records: dict[str, msgspec.Raw]) -> list[Glance]:
+    """Look at each record, in the order of the file."""
     try:
-        glances = [_glance_at(raw) for raw in records.values()]
+        return [_glance_at(raw) for raw in records.values()]
     except UNREADABLE:
-        glances = [glance(raw) for raw in records.values()]
+        return [glance(raw) for raw in records.values()]
+
+
+def newest_first(
+    records: dict[str, msgspec.Raw], states: Collection[str] = (), glances: Sequence[Glance] | None = None
+) -> list[str]:
+    """Order run ids by start; of two that started together the one further down in the file comes first.
+
+    :param glances: What `glances_at` found in the records, where that is known already.
+    """
+    glances = glances_at(records) if glances is None else glances
     starts = [seen.start_time for seen in glances]
     chosen = [place for place, seen in enumerate(glances) if not states or seen.status in states]
     chosen.sort(key=starts.__getitem__)

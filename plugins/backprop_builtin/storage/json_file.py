@@ -33,7 +33,7 @@ from ._files import (
 from ._journals import Journal, Journals
 from ._places import place_of
 from ._reading import Reading
-from ._records import join, newest_first, parse, refuse_newer, salvage, seal
+from ._records import Glance, glances_at, join, newest_first, parse, refuse_newer, salvage, seal
 from ._requests import Requests
 from ._run_folders import RunFolders, claim
 from ._series import Series
@@ -74,6 +74,7 @@ class JsonStorage:
         self._requests = Requests(folders, lock_wait_s)
         self._lock_wait_s = lock_wait_s
         self._has_swept = False
+        self._seen: Seen | None = None
         self.problems = self._reading.problems
 
     def get(self, run_id: str) -> RunRecord | None:
@@ -118,7 +119,8 @@ class JsonStorage:
         """List runs, newest first; records that cannot be read are left out and named in `problems`."""
         records = self._read()
         found: list[RunRecord] = []
-        for run_id in newest_first(records, frozenset(states)):
+        glances = self._seen.glances() if self._seen and self._seen.records is records else None
+        for run_id in newest_first(records, frozenset(states), glances):
             if limit is not None and len(found) >= limit:
                 break
             record = self._reading.decoded_or_noted(run_id, bytes(records[run_id]))
@@ -189,6 +191,7 @@ class JsonStorage:
     def _load_to_change(self) -> tuple[dict[str, msgspec.Raw], list[Journal]]:
         """Load all records with waiting journals added, and the journals that may go once they are written."""
         waiting = self._journals.waiting()
+        self._seen = None
         records = self._load_or_mend()
         for journal in self._merge(waiting, records):
             self._folders.save_copy(journal.run_id, journal.line or b"")
@@ -207,11 +210,16 @@ class JsonStorage:
     def _read(self) -> dict[str, msgspec.Raw]:
         """Read without the lock, for a rename is seen whole or not at all; damage is mended under it."""
         waiting = self._journals.waiting()
-        try:
-            records = self._load()
-        except DamageError:
-            with self._locked():
-                records = self._load_or_mend()
+        state = state_of(self.path)
+        if self._seen is None or state is None or self._seen.state != state:
+            try:
+                self._seen = Seen(self._load(), state)
+            except DamageError:
+                with self._locked():
+                    self._seen = Seen(self._load_or_mend(), None)
+        if not waiting:
+            return self._seen.records
+        records = dict(self._seen.records)
         self._merge(waiting, records)
         return records
 
@@ -262,6 +270,33 @@ class JsonStorage:
                 claim(self.path)
                 self._has_swept = True
             replace_file(self.path, join(records))
+
+
+class Seen:
+    """What was read last, and of what file: commands read more than once, and seldom does anything change meanwhile.
+
+    It is let go of before a change, which reads anew.
+    """
+
+    def __init__(self, records: dict[str, msgspec.Raw], state: tuple[int, ...] | None) -> None:
+        self.records = records
+        self.state = state
+        self._glances: list[Glance] | None = None
+
+    def glances(self) -> list[Glance]:
+        """Look at each record once."""
+        if self._glances is None:
+            self._glances = glances_at(self.records)
+        return self._glances
+
+
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """Tell a file from what replaces it and from what it was before; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _refuse_newer(known: dict[str, msgspec.Raw], records: Sequence[RunRecord]) -> None:
