@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -149,8 +150,14 @@ def _groups(proc: Path, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
 
     :source: cgroups(7): lines "number:controllers:path", without controllers for version 2.
     """
+    return _groups_in(_text(proc / "self" / "cgroup", ""), cgroup_root, controller)
+
+
+@lru_cache(maxsize=8)
+def _groups_in(text: str, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
+    """Look for the folders once: as long as a process stays in a cgroup, that and those above it are there."""
     found: dict[Path, None] = {}
-    for line in _text(proc / "self" / "cgroup", "").splitlines():
+    for line in text.splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
         if not controllers:
             mounts = (cgroup_root, cgroup_root / "unified")
@@ -200,7 +207,7 @@ def _quota_cores(group: Path) -> float | None:
 def _text(file: Path, absent: str) -> str:
     """The file's text; `absent` where there is none, and "unreadable", which is no number, where it hides."""
     try:
-        with file.open("rb", buffering=0) as raw:
+        with open(file, "rb", buffering=0) as raw:
             return raw.read().decode(errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return absent
