@@ -15,11 +15,15 @@ from .views import choose_view
 
 def run(
     given: Given,
-    script: Annotated[Path | None, argument("The training script; its arguments follow after --.")] = None,
+    script: Annotated[
+        Path | None, argument("The training script; its arguments follow after --.", metavar="SCRIPT")
+    ] = None,
     module: Annotated[
         str | None, option("--module", metavar="PKG.MODULE", help="Run a module in place of a script.")
     ] = None,
-    name: Annotated[str | None, option("--name", "-n", help="A name to find the run by.")] = None,
+    name: Annotated[
+        str | None, option("--name", "-n", metavar="NAME", help="A name to find the run by.")
+    ] = None,
     run_id: Annotated[
         str | None, option("--run-id", metavar="ID", help="An id instead of a new one.")
     ] = None,

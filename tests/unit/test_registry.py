@@ -283,7 +283,7 @@ def test_an_attempt_that_was_handed_over_is_taken_up_not_added_to(clock: Clock) 
     assert [attempt.status for attempt in taken.attempts] == [RunState.RUNNING]
 
 
-@pytest.mark.parametrize("state", FINAL)
+@pytest.mark.parametrize("state", sorted(FINAL))
 def test_a_record_without_attempts_tells_of_its_only_one(state: RunState) -> None:
     old = make(status=state, end_time=5, exit_code=1, reason="why")
     only = Attempt(start=1, end=5, status=state, exit_code=1, reason="why")
