@@ -13,7 +13,7 @@ _NAMES = (
 )
 # What those who issue tokens let them begin with, so that leaked ones can be found.
 _SIGNS = tuple(
-    "hf_ sk- sk_live_ gho_ ghp_ ghr_ ghs_ ghu_ github_pat_ glpat- xox AKIA AIza pypi- ya29.".split()
+    "sk- sk_live_ gho_ ghp_ ghr_ ghs_ ghu_ github_pat_ glpat- xox AKIA AIza pypi- ya29.".split()
 )
 
 
@@ -35,6 +35,8 @@ def without_secrets(text: str) -> str:
     if any(sign in text for sign in _SIGNS):
         begins = "|".join(map(re.escape, _SIGNS))
         text = _pattern(rf"(?<![A-Za-z0-9])({begins})[A-Za-z0-9_.\-]{{8,}}").sub(rf"\1{HIDDEN}", text)
+    if "hf_" in text:  # many a file's name begins so; a token goes on with letters and digits alone
+        text = _pattern(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{10,}(?![A-Za-z0-9_.])").sub(f"hf_{HIDDEN}", text)
     return text
 
 

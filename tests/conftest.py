@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from figures import Figures
 
-_FIGURES = pytest.StashKey[dict[str, dict[str, Any]]]()
+_FIGURES = "figures"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,19 +18,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_FIGURES] = {}
-
-
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    is_soak = request.node.get_closest_marker("soak") is not None  # what a quick version measures is no news
-    told = request.config.stash[_FIGURES].setdefault(request.node.nodeid, {}) if is_soak else {}
+    told: dict[str, Any] = {}
+    if request.node.get_closest_marker("soak") is not None:  # what a quick version measures is no news
+        request.node.user_properties.append((_FIGURES, told))
     return lambda **values: told.update(values)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    told = {test: values for test, values in config.stash[_FIGURES].items() if values}
+    told = {
+        report.nodeid: values
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, values in report.user_properties
+        if name == _FIGURES and values
+    }
     if told:
         terminalreporter.section("figures")
     for test, values in told.items():
