@@ -18,7 +18,7 @@ NOTIFY = """
     def backprop_options():
         return [
             PluginOption(name="notify-url", help="Where to [post]."),
-            PluginOption(name="retries", help="How often to try again.", type=int, default=3),
+            PluginOption(name="patience", help="How many seconds to wait.", type=int, default=3),
             PluginOption(name="shout", help="Say it loudly.", type=bool, default=False),
         ]
 
@@ -39,7 +39,7 @@ OTHER = """
 def notifying(project: Project) -> Project:
     """A project whose settings name a plugin with options."""
     project.write("notify.py", NOTIFY)
-    project.write("backprop.toml", 'plugins = ["notify"]\n[plugin.notify]\nretries = 4\n')
+    project.write("backprop.toml", 'plugins = ["notify"]\n[plugin.notify]\npatience = 4\n')
     project.write("train.py", "raise SystemExit(1)")
     return project
 
@@ -52,8 +52,8 @@ def told(project: Project) -> dict[str, Any]:
 
 def test_flag_variable_and_file_reach_the_plugin_and_stay_with_the_run(notifying: Project) -> None:
     env = {"BACKPROP_PLUGIN_NOTIFY_NOTIFY_URL": "http://variable"}
-    assert notifying.run("run", "--retries", "5", "train.py", "--shout", env=env).code == 1
-    given = {"notify-url": "http://variable", "retries": 5, "shout": True}
+    assert notifying.run("run", "--patience", "5", "train.py", "--shout", env=env).code == 1
+    given = {"notify-url": "http://variable", "patience": 5, "shout": True}
     assert told(notifying) == given == notifying.record()["settings"]["plugin"]["notify"]
     assert notifying.run("resume", "last", "--no-shout", "--notify-url=http://flag").code == 1
     assert told(notifying) == {**given, "notify-url": "http://flag", "shout": False}
@@ -75,7 +75,7 @@ def test_the_help_of_run_has_a_panel_for_each_plugin_and_runs_no_file_beside_a_s
         "TEXT",
         "Where to [post].",
         "--no-shout",
-        "How often to try again. [default: 3]",
+        "How many seconds to wait. [default: 3]",
     ):
         assert text in panel
 
@@ -83,10 +83,10 @@ def test_the_help_of_run_has_a_panel_for_each_plugin_and_runs_no_file_beside_a_s
 @pytest.mark.parametrize(
     ("words", "env", "said"),
     [
-        (["--retries", "many"], {}, ['retries is "many" in the flag --retries', "must be a whole number"]),
+        (["--patience", "many"], {}, ['patience is "many" in the flag --patience', "must be a whole number"]),
         ([], {"BACKPROP_PLUGIN_NOTIFY_SHOUT": "x"}, ["BACKPROP_PLUGIN_NOTIFY_SHOUT", "must be true or false"]),
-        (["--set", "plugin.notify.retires=1"], {}, ["plugin.notify.retires", 'mean "plugin.notify.retries"?']),
-        (["--retires", "1"], {}, ["No such option: --retires", "--retries"]),
+        (["--set", "plugin.notify.patiense=1"], {}, ["plugin.notify.patiense", 'mean "plugin.notify.patience"?']),
+        (["--patiense", "1"], {}, ["No such option: --patiense", "--patience"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_in_two_lines_before_anything_happens(
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_told_in_two_lines_before_anything_happens(
     ("option", "said"),
     [
         ("name", "plugin other ({other}) declares --name, which is an option of Backprop's own"),
-        ("retries", "two plugins declare --retries: other ({other}) and notify ({notify})"),
+        ("patience", "two plugins declare --patience: other ({other}) and notify ({notify})"),
     ],
 )
 def test_a_flag_with_two_meanings_is_an_error_that_names_both_but_takes_nobodys_stop_away(
@@ -124,12 +124,12 @@ def test_a_flag_with_two_meanings_is_an_error_that_names_both_but_takes_nobodys_
 def test_config_knows_the_options_of_installed_plugins(notifying: Project) -> None:
     file = notifying.folder / "backprop.toml"
     shown = json.loads(notifying.run("config", "show", "--json").out)
-    assert shown["plugin.notify.retries"] == {"value": 4, "origin": str(file)}
+    assert shown["plugin.notify.patience"] == {"value": 4, "origin": str(file)}
     assert shown["plugin.notify.shout"] == {"value": False, "origin": "default"}
     assert notifying.run("config", "set", "plugin.notify.notify_url", "http://set").code == 0
-    wrong = notifying.run("config", "set", "plugin.notify.retries", "many")
+    wrong = notifying.run("config", "set", "plugin.notify.patience", "many")
     assert (wrong.code, "it must be a whole number" in wrong.err) == (2, True)
-    assert '[plugin.notify]\nretries = 4\nnotify-url = "http://set"\n' in file.read_text()
+    assert '[plugin.notify]\npatience = 4\nnotify-url = "http://set"\n' in file.read_text()
 
 
 def test_a_plugin_that_fails_to_declare_is_named_where_its_option_is_missed(project: Project) -> None:
