@@ -12,9 +12,7 @@ _NAMES = (
     r"|credential|auth(?!or)"
 )
 # What those who issue tokens let them begin with, so that leaked ones can be found.
-_SIGNS = tuple(
-    "sk- sk_live_ gho_ ghp_ ghr_ ghs_ ghu_ github_pat_ glpat- xox AKIA AIza pypi- ya29.".split()
-)
+_SIGNS = tuple("sk- sk_live_ gho_ ghp_ ghr_ ghs_ ghu_ github_pat_ glpat- xox AKIA AIza pypi- ya29.".split())
 
 
 @cache
