@@ -108,7 +108,7 @@ class TestKeras(ParserKeeps):
 
 class TestLightning(ParserKeeps):
     __test__ = True
-    make = lightning.backprop_event_parser
+    make = partial(lightning.backprop_event_parser, RUN)
     lines: ClassVar[Mapping[str, Sequence[Event]]] = {
         "Epoch 1:  50%|#####     | 5/10 [00:00<00:00, 50.00it/s, v_num=0, train_loss=0.500]": [
             Progress(step=15, epoch=1, loss=0.5)
