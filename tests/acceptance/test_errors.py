@@ -182,10 +182,14 @@ def test_a_name_with_escape_characters_is_shown_escaped_in_errors(project: Proje
 def test_help_and_version_work_beside_a_broken_project(project: Project) -> None:
     (project.folder / "backprop.toml").write_text("nonsense")
     project.write("backprop_plugins.py", "raise SystemExit(9)")
-    for words in (["--version"], ["--help"], ["run", "--help"], ["config", "--help"]):
+    for words in (["--version"], ["--help"], ["config", "--help"]):
         done = project.run(*words)
         assert (done.code, done.err) == (0, "")
         assert "\x1b" not in done.out
+    done = project.run("run", "--help")  # it tells which file keeps it from showing plugins' options
+    assert done.code == 0
+    assert "--max-run-minutes" in done.out
+    assert done.err.splitlines()[0].startswith(f"backprop: {project.folder / 'backprop.toml'}, line 1")
     assert not project.home.exists()
 
 
