@@ -68,10 +68,11 @@ class Database(NamedTuple):
 
 def file_of(path: Path) -> tuple[int, int] | None:
     """Tell which file bears the name now; None when there is none."""
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return None
+    with explained("look at", path):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return None
     return found.st_dev, found.st_ino
 
 

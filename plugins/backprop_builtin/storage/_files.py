@@ -50,7 +50,8 @@ def locked(path: str, wait_s: float) -> Iterator[int]:
         _take_lock(descriptor, path, wait_s)
         yield descriptor
     finally:
-        os.close(descriptor)
+        with explained("close", path):  # the lock goes in any case
+            os.close(descriptor)
 
 
 def _take_lock(descriptor: int, path: str, wait_s: float) -> None:
