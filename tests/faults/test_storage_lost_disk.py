@@ -31,20 +31,25 @@ TRAINS = """
         while struct.unpack("i", fcntl.ioctl(1, termios.FIONREAD, bytes(4)))[0]:
             time.sleep(0.005)
 
-    say(step=1, loss=0.5)
+    def take_turns(step):
+        for _ in range(2):  # the second is read when the first has been dealt with
+            say(step=step, loss=0.25)
+            wait_until_read()
+
     def make_read_only():  # for whoever opens a file there from now on
         subprocess.run(["mount", "--bind", home, home], check=True)
-        subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
+        end_s = time.monotonic() + 10
+        while subprocess.run(["mount", "-o", "remount,bind,ro", home], stderr=subprocess.DEVNULL).returncode:
+            assert time.monotonic() < end_s  # refused while a file is just being written there
+            time.sleep(0.01)
 
+    take_turns(1)
     fill() if sys.argv[1] == "fill" else make_read_only()
     for number in range(200):
         say(step=2 + number, loss=0.25)
         say(event="checkpoint_saved", path=f"ckpt-{number}.pt")
     open("trained", "w").close()
-    for _ in range(2):  # what is read after the first was taken in is read when the first is dealt with
-        wait_until_read()
-        say(step=201, loss=0.25)
-    wait_until_read()
+    take_turns(201)
     if sys.argv[2:] == ["free"]:
         os.unlink(os.path.join(home, "filler"))
 """
