@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from .bench import Bench
 from .measuring import Samples, alternate, wall_s
@@ -11,9 +13,22 @@ from .results import Budget, Result, row
 
 NAME = "start-up"
 PAST_RUNS = 5000
+HELP = (("--help",), ("run", "--help"))
 # The original's whole-process times over the bare interpreter's, measured in pairs on two cores: 145 ms over
 # 12.3 ms, 228 over 12.3, and for a run 280 - 12.3 ms over 12.3. Used where the original is not installed.
 ORIGINAL_OVER_BARE = {"--version": 11.8, "list": 18.5, "run": 21.8}
+PLUGIN = """from backprop_core import PluginOption, hookimpl
+
+
+@hookimpl
+def backprop_options():
+    return [PluginOption(name="{name}-url", help="Where to tell.")]
+
+
+@hookimpl
+def backprop_run_started(run):
+    pass
+"""
 SHARE = {"--version": 0.45, "list": 0.35, "run": 0.40}
 
 
@@ -23,6 +38,7 @@ def measure(bench: Bench) -> Iterator[Result]:
     past = bench.environ(home_with(bench, count))
     fresh = bench.environ(bench.home("start-up"))
     place = bench.place
+    with_plugins = {**past, "PYTHONPATH": str(_ten_plugins(place / "ten-plugins"))}
     cases = {
         "python empty.py": lambda: wall_s([bench.python, str(empty)], fresh, place),
         "timeout 600 python empty.py": lambda: wall_s(
@@ -32,6 +48,11 @@ def measure(bench: Bench) -> Iterator[Result]:
         "list": lambda: wall_s([*bench.backprop, "list"], past, place),
         "run": lambda: wall_s(bench.run(empty), past, place),
     }
+    for command in HELP:
+        cases[" ".join(command)] = lambda command=command: wall_s([*bench.backprop, *command], past, place)
+        cases[f"{' '.join(command)}, ten plugins"] = lambda command=command: wall_s(
+            [*bench.backprop, *command], with_plugins, place
+        )
     if bench.original:
         original, store = bench.original, bench.environ(bench.home("original"))
         cases["original --version"] = lambda: wall_s([*original, "--version"], store, place)
@@ -46,6 +67,18 @@ def measure(bench: Bench) -> Iterator[Result]:
     for name in cases:
         if name in SHARE:
             yield _own(name, found, bare, count)
+        elif name.endswith(", ten plugins"):
+            without = found[name.removesuffix(", ten plugins")]
+            budget = Budget(1.3, "<= 1.3 x without", is_ratio=True)
+            yield row(
+                NAME,
+                f"backprop {name}",
+                found[name],
+                "ms",
+                scale=1e3,
+                reference=("without", without),
+                budget=budget,
+            )
         elif name != "python empty.py":
             yield row(NAME, name, found[name], "ms", scale=1e3, reference=("bare", bare))
 
@@ -70,3 +103,15 @@ def _own(name: str, found: dict[str, Samples], bare: Samples, count: int) -> Res
         is_ratio=True,
     )
     return row(NAME, case, samples, "ms", scale=1e3, reference=("bare", bare), budget=budget)
+
+
+def _ten_plugins(folder: Path) -> Path:
+    """Install ten plugins, each with an option and a hook, and return what to put on the import path."""
+    for number in range(10):
+        name = f"plugin{number}"
+        metadata = folder / f"{name}-1.0.dist-info"
+        os.makedirs(metadata)
+        (folder / f"{name}.py").write_text(PLUGIN.replace("{name}", name))
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[backprop]\n{name} = {name}\n")
+    return folder
