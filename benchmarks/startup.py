@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from .bench import Bench
@@ -49,10 +50,9 @@ def measure(bench: Bench) -> Iterator[Result]:
         "run": lambda: wall_s(bench.run(empty), past, place),
     }
     for command in HELP:
-        cases[" ".join(command)] = lambda command=command: wall_s([*bench.backprop, *command], past, place)
-        cases[f"{' '.join(command)}, ten plugins"] = lambda command=command: wall_s(
-            [*bench.backprop, *command], with_plugins, place
-        )
+        words = [*bench.backprop, *command]
+        cases[" ".join(command)] = partial(wall_s, words, past, place)
+        cases[f"{' '.join(command)}, ten plugins"] = partial(wall_s, words, with_plugins, place)
     if bench.original:
         original, store = bench.original, bench.environ(bench.home("original"))
         cases["original --version"] = lambda: wall_s([*original, "--version"], store, place)
