@@ -93,7 +93,9 @@ def measure(bench: Bench, names: Sequence[str]) -> Report:
             continue
         results += found
         show(name, found)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}"
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Linux {'.'.join(platform.release().split('.')[:2])}"
+    )
     return Report(
         machine=machine,
         python=platform.python_version(),
