@@ -34,7 +34,9 @@ def without_secrets(text: str) -> str:
         begins = "|".join(map(re.escape, _SIGNS))
         text = _pattern(rf"(?<![A-Za-z0-9])({begins})[A-Za-z0-9_.\-]{{8,}}").sub(rf"\1{HIDDEN}", text)
     if "hf_" in text:  # many a file's name begins so; a token goes on with letters and digits alone
-        text = _pattern(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{10,}(?![A-Za-z0-9_.])").sub(f"hf_{HIDDEN}", text)
+        text = _pattern(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{10,}(?![A-Za-z0-9_]|\.[A-Za-z])").sub(
+            f"hf_{HIDDEN}", text
+        )
     return text
 
 

@@ -50,6 +50,7 @@ def test_redaction_keeps_every_argument_in_its_place(arguments: list[str]) -> No
     ("argument", "shown"),
     [
         ("hf_abcdefghijklmnop", "hf_***"),
+        ("the token is hf_abcdefghijklmnop.", "the token is hf_***."),
         ("sk-proj-abcdefghijkl", "sk-***"),
         ("ghp_abcdefghijkl0123", "ghp_***"),
         ("postgresql://me:hunter2@host/db", "postgresql://me:***@host/db"),
