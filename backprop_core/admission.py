@@ -9,7 +9,7 @@ from pathlib import Path
 from .clock import now_s
 from .errors import ProbeError, RefusedError
 from .governor import Finding, Verdict, judge, ranked, reserved_vram_mb, visible_gpus
-from .identity import descendants
+from .identity import descendants_among
 from .interfaces import GpuProbe
 from .machine import ProbeReader, choose_probe, measure
 from .plugins import Plugins
@@ -158,7 +158,12 @@ class Admission:
 
     def _weigh(self, gpus: Sequence[Gpu] | None, *, may_pass_queue: bool = False) -> Weighed:
         holders = self.slots.holders() if gpus else ()
-        trees = {holder.run_id: descendants(holder.pid) for holder in holders if holder.pid and holder.gpus}
+        pids = {pid for gpu in gpus or () for pid in gpu.process_vram_mb or ()}
+        trees = {
+            holder.run_id: descendants_among(pids, holder.pid)
+            for holder in holders
+            if holder.pid and holder.gpus
+        }
         free = None if gpus is None else after_reservations(gpus, holders, trees)
         machine = measure(free, self._home)
         answers = self._plugins.ask("backprop_admit", request=self._request, machine=machine)

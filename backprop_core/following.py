@@ -16,7 +16,7 @@ from .description import code_of
 from .errors import StorageError
 from .events import EventReader
 from .governor import Watch
-from .identity import descendants
+from .identity import descendants_among
 from .machine import Monitor
 from .observers import Observers
 from .output_log import OutputLog
@@ -158,7 +158,7 @@ class Following:
             self._admitted.reader,
             [gpu.id for gpu in self._admitted.gpus],
             self._home,
-            lambda: descendants(keeper),
+            lambda pids: descendants_among(pids, keeper),
             patience_s=self._monitor_s,
         )
         if self._record.code is None:  # now, while the script starts: nothing waits for it
@@ -230,7 +230,7 @@ class Following:
         now = now_s()
         if self._monitor and now >= self._next_sample_s:
             self._next_sample_s = now + self._monitor_s
-            self._monitor.begin(self._record, self.wake)
+            self._monitor.begin(self._record, self.wake, is_calm=self._watch.is_calm)
         self._weigh_sample()
         self._take_in_found(self._checkpoints.look_if_due(self.wake))
         self._look_at_clocks(now)

@@ -198,6 +198,11 @@ class Watch:
         self._causes: dict[str, _Cause] = {}
         self._warned: set[tuple[str, type[Any]]] = set()
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing is counted and nothing holds, so that a sample without answers changes nothing."""
+        return not self._counts and not self._causes
+
     def judge(self, answers: Sequence[Answer], now_s: float, *, is_repeat: bool = False) -> Decision:
         """Weigh one sample.
 

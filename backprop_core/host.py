@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from .clock import now_ms
+from .clock import now_ms, now_s
 from .errors import SettingsError
 from .locks import open_private
 from .records import Host
@@ -31,6 +31,10 @@ PRESSURES = ("cpu", "memory", "io")
 
 _BYTES_PER_MB = 1024**2
 _BYTES_PER_GB = _BYTES_PER_MB * MB_PER_GB
+_CHUNK_BYTES = 1 << 16
+_LOOK_FOR_FILES_EVERY_S = 30.0
+_MEMORY_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
+_CPU_QUOTAS = ("cpu.max", "cpu.cfs_quota_us")
 _UNLIMITED_B = 2.0**62  # cgroup v1 writes "no limit" as the largest multiple of the page size
 _RETRY_MS = 24 * 3600 * 1000
 _FILL_LIMIT_S = 60
@@ -62,7 +66,7 @@ def read_pressure(proc: Path = PROC) -> Mapping[str, float] | None:
     """
     found = {}
     for resource in PRESSURES:
-        words = _text(proc / "pressure" / resource, "").replace("=", " ").split()
+        words = _text(f"{proc}/pressure/{resource}", "").replace("=", " ").split()
         share = _number(words[2]) if words[:2] == ["some", "avg10"] and len(words) > 2 else None
         if share is not None:
             found[resource] = share
@@ -102,16 +106,19 @@ def cpu_model(cache_file: Path, proc: Path = PROC) -> str | None:
 
 
 def _host_from_proc(proc: Path, cgroup_root: Path) -> Host:
-    known = _table(proc / "meminfo")
-    free_b, total_b = (_times(known.get(key), 1024) for key in ("MemAvailable", "MemTotal"))
-    for group in _groups(proc, cgroup_root, "memory"):
-        limit_b = _memory_limit_b(group)
+    names = ("MemAvailable", "MemTotal")
+    known = _amounts(f"{proc}/meminfo", *names)
+    free_b, total_b = (_times(known.get(name), 1024) for name in names)
+    own = _text(f"{proc}/self/cgroup", "")
+    period = int(now_s() // _LOOK_FOR_FILES_EVERY_S)
+    for group in _groups(own, cgroup_root, "memory"):
+        limit_b = _memory_limit_b(group, period)
         total_b = _least(total_b, limit_b)
         free_b = _least(free_b, _headroom_b(group, limit_b))
     cores: float | None = float(len(os.sched_getaffinity(0)))
-    for group in _groups(proc, cgroup_root, "cpu"):
-        cores = _least(cores, _quota_cores(group))
-    load = _number(_text(proc / "loadavg", "").partition(" ")[0])
+    for group in _groups(own, cgroup_root, "cpu"):
+        cores = _least(cores, _quota_cores(group, period))
+    load = _number(_text(f"{proc}/loadavg", "").partition(" ")[0])
     return _host(free_b, total_b, load, cores)
 
 
@@ -142,22 +149,19 @@ def _simulated(measured: Host, file: Path) -> Host:
         ) from error
 
 
-def _groups(proc: Path, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
+@lru_cache(maxsize=8)
+def _groups(own: str, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
     """Every cgroup of this process that may limit `controller`, as a folder; its own comes first.
 
-    In a container the path in /proc may be the machine's, of which the mounted tree shows the lower end
-    alone; the folders that are not there are passed over, and the walk up ends at the container's own.
+    They are looked for once: as long as a process stays in a cgroup, that and those above it are there. In a
+    container the path in /proc may be the machine's, of which the mounted tree shows the lower end alone; the
+    folders that are not there are passed over, and the walk up ends at the container's own.
 
+    :param own: What /proc/self/cgroup says.
     :source: cgroups(7): lines "number:controllers:path", without controllers for version 2.
     """
-    return _groups_in(_text(proc / "self" / "cgroup", ""), cgroup_root, controller)
-
-
-@lru_cache(maxsize=8)
-def _groups_in(text: str, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
-    """Look for the folders once: as long as a process stays in a cgroup, that and those above it are there."""
     found: dict[Path, None] = {}
-    for line in text.splitlines():
+    for line in own.splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
         if not controllers:
             mounts = (cgroup_root, cgroup_root / "unified")
@@ -166,16 +170,22 @@ def _groups_in(text: str, cgroup_root: Path, controller: str) -> tuple[Path, ...
         else:
             continue
         # A path through ".." lies outside of what this cgroup namespace shows.
-        own = Path("." if ".." in path.split("/") else path.strip("/"))
-        found.update(dict.fromkeys(mount / level for mount in mounts for level in (own, *own.parents)))
+        inside = Path("." if ".." in path.split("/") else path.strip("/"))
+        found.update(dict.fromkeys(mount / level for mount in mounts for level in (inside, *inside.parents)))
     return tuple(group for group in found if group.is_dir())
 
 
-def _memory_limit_b(group: Path) -> float | None:
+@lru_cache(maxsize=64)
+def _there(group: Path, names: tuple[str, ...], period: int) -> tuple[str, ...]:  # noqa: ARG001 - of the cache
+    """Those files of a group that are there; looked for once in a period, since controllers can be switched on."""
+    return tuple(path for name in names if os.path.lexists(path := f"{group}/{name}"))
+
+
+def _memory_limit_b(group: Path, period: int) -> float | None:
     """The limit in bytes; infinite where there is none. Beyond `memory.high` a group crawls, so it counts."""
     limit_b: float | None = math.inf
-    for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-        limit_b = _least(limit_b, _number(_text(group / name, "max")))
+    for file in _there(group, _MEMORY_LIMITS, period):
+        limit_b = _least(limit_b, _number(_text(file, "max")))
     return math.inf if limit_b is not None and limit_b >= _UNLIMITED_B else limit_b
 
 
@@ -183,43 +193,58 @@ def _headroom_b(group: Path, limit_b: float | None) -> float | None:
     """What the group may still take, in bytes, without its droppable page cache."""
     if limit_b is None or limit_b == math.inf:
         return limit_b
-    used_b = _number(_text(group / "memory.current", "") or _text(group / "memory.usage_in_bytes", ""))
-    stat = _table(group / "memory.stat")
+    used_b = _number(_text(f"{group}/memory.current", "") or _text(f"{group}/memory.usage_in_bytes", ""))
     # In version 1 `inactive_file` leaves out the groups below, whose use is in the usage.
-    cache_b = stat.get("total_inactive_file", stat.get("inactive_file"))
+    cache = _amounts(f"{group}/memory.stat", "total_inactive_file", "inactive_file")
+    cache_b = cache.get("total_inactive_file", cache.get("inactive_file"))
     if used_b is None or cache_b is None:
         return None
     return max(0.0, limit_b - max(0.0, used_b - cache_b))
 
 
-def _quota_cores(group: Path) -> float | None:
+def _quota_cores(group: Path, period: int) -> float | None:
     """How many cores' time the group may use; infinite where there is no quota."""
-    quota, _, period = _text(group / "cpu.max", "").partition(" ")
+    if not _there(group, _CPU_QUOTAS, period):
+        return math.inf
+    quota, _, length = _text(f"{group}/cpu.max", "").partition(" ")
     if not quota:
-        quota = _text(group / "cpu.cfs_quota_us", "max")
-        period = _text(group / "cpu.cfs_period_us", "")
+        quota = _text(f"{group}/cpu.cfs_quota_us", "max")
+        length = _text(f"{group}/cpu.cfs_period_us", "")
     if quota in {"max", "-1"}:
         return math.inf
-    quota_us, period_us = _number(quota), _number(period)
-    return quota_us / period_us if quota_us and period_us else None
+    quota_us, length_us = _number(quota), _number(length)
+    return quota_us / length_us if quota_us and length_us else None
 
 
-def _text(file: Path, absent: str) -> str:
+def _text(file: str, absent: str) -> str:
     """The file's text; `absent` where there is none, and "unreadable", which is no number, where it hides."""
     try:
-        with open(file, "rb", buffering=0) as raw:
-            return raw.read().decode(errors="replace").strip()
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return absent
     except OSError:
         return "unreadable"
+    try:
+        content = b""
+        while chunk := os.read(descriptor, _CHUNK_BYTES):
+            content += chunk
+    except OSError:
+        return "unreadable"
+    finally:
+        os.close(descriptor)
+    return content.decode(errors="replace").strip()
 
 
-def _table(file: Path) -> dict[str, float]:
-    """Lines such as "MemTotal:  123 kB" or "inactive_file 123" as name to number."""
-    rows = (line.replace(":", " ").split() for line in _text(file, "").splitlines())
-    numbers = {row[0]: _number(row[1]) for row in rows if len(row) > 1}
-    return {name: number for name, number in numbers.items() if number is not None}
+def _amounts(file: str, *names: str) -> dict[str, float]:
+    """The numbers behind these names, in lines such as "MemTotal:  123 kB" or "inactive_file 123"."""
+    text = f"\n{_text(file, '')}\n"
+    found = {}
+    for name in names:
+        words = text.partition(f"\n{name}")[2].partition("\n")[0]
+        number = _number(words[1:].split()[0]) if words[:1] in (":", " ") and words[1:].strip() else None
+        if number is not None:
+            found[name] = number
+    return found
 
 
 def _number(text: str) -> float | None:
@@ -289,7 +314,7 @@ def _save_model(cache_file: Path, name: str | None) -> None:
 
 
 def _model_in_proc(proc: Path) -> str | None:
-    for line in _text(proc / "cpuinfo", "").splitlines():
+    for line in _text(f"{proc}/cpuinfo", "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip() or None

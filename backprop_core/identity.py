@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_MOST_BYTES = 4096
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -140,6 +141,20 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def descendants_among(pids: Iterable[int], root: int) -> list[int]:
+    """Pick out the living descendants of a process; only the processes above those in question are looked at."""
+    return [pid for pid in pids if root in _ancestors(pid)]
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    """Yield a process's parent, its parent's parent and so on; nothing for one that has ended."""
+    seen = {pid}
+    while (parent := parent_of(pid)) and parent not in seen:
+        yield parent
+        seen.add(parent)
+        pid = parent
+
+
 def parent_of(pid: int) -> int | None:
     """Return the parent of a process that is alive; None for one that is gone or a zombie."""
     process = look_at(pid)
@@ -147,8 +162,14 @@ def parent_of(pid: int) -> int | None:
 
 
 def _read(path: str) -> str | None:
+    """Read what one of the small files in /proc says."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(descriptor, _MOST_BYTES).decode(errors="replace").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

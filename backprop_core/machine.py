@@ -162,7 +162,7 @@ class Monitor:
     reading that came is used again, until it is stale and nothing is known of them.
 
     :param gpu_ids: The run's own GPUs; () where there is no `reader`.
-    :param tree: Lists the pids of the run's processes.
+    :param pick_own: Picks out of some pids those of the run's processes.
     :param patience_s: How long a sample waits for the probe; less than a reading may take.
     """
 
@@ -172,25 +172,32 @@ class Monitor:
         reader: ProbeReader | None,
         gpu_ids: Collection[str],
         folder: Path,
-        tree: Callable[[], Collection[int]],
+        pick_own: Callable[[Collection[int]], Collection[int]],
         patience_s: float = LONGEST_PATIENCE_S,
     ) -> None:
         self._plugins = plugins
         self._reader = reader
         self._gpu_ids = frozenset(gpu_ids)
         self._folder = folder
-        self._tree = tree
+        self._pick_own = pick_own
         self._patience_s = min(patience_s, LONGEST_PATIENCE_S)
         self._worker = Worker("monitor")
         self._asked: tuple[str, float] | None = None
         self._good = Reading()
+        self._is_silent = False
         self._problem: str | None = None
         self._said: set[str] = set()
 
-    def begin(self, record: RunRecord, wake: Callable[[], None]) -> None:
-        """Begin a sample, unless one is going on."""
+    def begin(self, record: RunRecord, wake: Callable[[], None], *, is_calm: bool = False) -> None:
+        """Begin a sample, unless one is going on.
+
+        :param wake: Called on another thread when the sample is there; not where `is_calm`, and no rule says
+            anything: then it can wait for the next look.
+        """
         worker = self._worker
-        worker.begin(lambda: self._sample(record, worker), wake)
+        worker.begin(
+            lambda: self._sample(record, worker), lambda: None if is_calm and self._is_silent else wake()
+        )
 
     def take(self) -> Sample | None:
         """Return the sample that has come since, or None."""
@@ -227,6 +234,7 @@ class Monitor:
         answers = self._plugins.ask("backprop_govern", is_asked, run=record, machine=machine)
         if worker is self._worker:
             self._asked = None
+            self._is_silent = not answers
         return Sample(machine=machine, answers=tuple(answers), at_s=now_s(), is_repeat=is_repeat)
 
     def _read_anew(self, reader: ProbeReader) -> bool:
@@ -252,8 +260,8 @@ class Monitor:
         tables = [gpu.process_vram_mb for gpu in gpus if gpu.process_vram_mb is not None]
         if not tables:
             return None
-        tree = self._tree()
-        return sum(table.get(pid, 0.0) for table in tables for pid in tree)
+        own = self._pick_own({pid for table in tables for pid in table})
+        return sum(table.get(pid, 0.0) for table in tables for pid in own)
 
 
 def choose_probe(

@@ -18,6 +18,7 @@ from backprop_core.identity import (
     RUN_ID,
     boot_id,
     descendants,
+    descendants_among,
     has_variable,
     host_name,
     is_alive,
@@ -117,6 +118,15 @@ def test_descendants_are_found_over_generations() -> None:
         assert {pid, below} <= set(descendants(os.getpid()))
         assert os.getpid() not in descendants(os.getpid())
         assert [look_at(each).session for each in (pid, below)] == [pid, pid]  # type: ignore[union-attr]
+
+
+def test_of_some_processes_those_below_one_are_picked_out() -> None:
+    with child(SPAWNER) as pid, child(WAIT) as other:
+        (below,) = wait_for(lambda: descendants(pid), "the child's child")
+        asked = [below, other, pid, os.getpid(), os.getppid(), 1, 2**22 + 1]
+        assert descendants_among(asked, pid) == [below]
+        assert descendants_among(asked, os.getpid()) == [below, other, pid]
+    assert descendants_among([below, pid], os.getpid()) == []
 
 
 def test_a_variable_is_found_by_its_whole_assignment() -> None:

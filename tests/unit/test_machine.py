@@ -298,7 +298,7 @@ def test_a_measurement_has_the_host_the_gpus_and_the_disk(tmp_path: Path) -> Non
 
 def watch(plugins: Plugins, folder: Path, gpus: Sequence[Gpu] = (), **more: Any) -> Monitor:
     reader = ProbeReader(Probe(read=lambda: gpus)) if gpus else None
-    return Monitor(plugins, reader, [gpu.id for gpu in gpus[:2]], folder, more.pop("tree", list), **more)
+    return Monitor(plugins, reader, [gpu.id for gpu in gpus[:2]], folder, more.pop("pick_own", list), **more)
 
 
 def sample_of(monitor: Monitor) -> Sample:
@@ -315,7 +315,7 @@ def test_a_sample_asks_every_rule_about_the_runs_own_gpus_and_what_it_holds_ther
         Gpu(index=1, process_vram_mb={2: 1.0}),
         Gpu(index=2, process_vram_mb={1: 9999.0}),
     ]
-    monitor = watch(plugins, tmp_path, gpus, tree=lambda: [1, 2, 3])
+    monitor = watch(plugins, tmp_path, gpus, pick_own=lambda pids: pids)
     woken = threading.Event()
     monitor.begin(RUN, woken.set)
     assert woken.wait(LIMIT_S)
@@ -328,7 +328,7 @@ def test_a_sample_asks_every_rule_about_the_runs_own_gpus_and_what_it_holds_ther
 
 
 def test_a_driver_that_tells_no_processes_leaves_what_the_run_holds_unknown(tmp_path: Path) -> None:
-    monitor = watch(Plugins(), tmp_path, [Gpu(index=0)], tree=lambda: [1])
+    monitor = watch(Plugins(), tmp_path, [Gpu(index=0)], pick_own=list)
     monitor.begin(RUN, nothing)
     assert sample_of(monitor).machine.run_vram_mb is None
     without = watch(Plugins(), tmp_path)

@@ -206,3 +206,34 @@ def test_a_rule_that_hangs_is_named_and_the_others_go_on_being_asked(
     )
     values = [[answer.value for answer in sample.answers if not answer.failure] for sample in samples]
     assert values == [[Pause("hot")]] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_calm", "wakes"),
+    [(None, True, False), (None, False, True), (Pause("hot"), True, True)],
+)
+def test_nobody_is_woken_for_a_sample_that_changes_nothing(
+    tmp_path: Path, answer: Pause | None, *, is_calm: bool, wakes: bool
+) -> None:
+    monitor = Monitor(plugins_with(backprop_govern=lambda: answer), None, [], tmp_path, list)
+    first, second = threading.Event(), threading.Event()
+    for woken in (first, second):
+        monitor.begin(RECORD, woken.set, is_calm=is_calm)
+        wait_for(monitor.take, "the sample")
+    assert first.is_set() is wakes  # one thread takes both, and is done with the first
+
+
+def test_a_watch_is_calm_again_only_when_nothing_counts_and_nothing_holds() -> None:
+    hot = [Answer(plugin="heat", value=Pause("95 C", samples=2, at_least_s=5.0))]
+    watch = Watch()
+    assert watch.is_calm
+    watch.judge(hot, 0.0)
+    assert not watch.is_calm
+    watch.judge((), 1.0)
+    assert watch.is_calm
+    for now_s in (2.0, 3.0):
+        watch.judge(hot, now_s)
+    assert not watch.judge((), 4.0).releases
+    assert not watch.is_calm, "the pause is not over"
+    assert watch.judge((), 9.0).releases == {"heat"}
+    assert watch.is_calm
