@@ -40,7 +40,7 @@ from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins, guarded
 from .records import Gpu, GpuIdentity, PluginFailure, ProcessExit, Record, RunRecord, RunRequest, Script
-from .settings import Resolved
+from .settings import RECORDED, Resolved
 from .states import RESUMABLE, RunState
 from .supervisor import STOP_SIGNALS, Ending, Job, Signals, Supervisor, held_signals, late_stop
 
@@ -168,7 +168,7 @@ def patience_s(order: Order, reasons: Sequence[str]) -> float:
     """
     settings = order.resolved.settings
     limit_s = settings.wait_minutes * 60
-    is_said = "waitMinutes" in order.resolved.origins and not order.follows
+    is_said = limit_s > 0 or order.resolved.origins.get("waitMinutes", RECORDED) != RECORDED
     if order.follows or (is_series(settings) and not is_said and is_about_turn(reasons)):
         limit_s = math.inf
     return limit_s if order.ends_at_ms is None else min(limit_s, (order.ends_at_ms - now_ms()) / 1000)

@@ -7,6 +7,9 @@ from .errors import UsageError
 from .records import Attempt, RunRecord
 from .settings import Settings
 
+AROUND_MINUTES = 1.0
+"""What starting, saving and recording may take around a time box."""
+
 
 def is_series(settings: Settings) -> bool:
     """Tell whether more than one time box was asked for."""
@@ -42,6 +45,20 @@ def time_box_minutes(settings: Settings, record: RunRecord, ends_at_ms: int | No
     """Return the time box of an attempt that starts now: `maxRunMinutes`, or less where less is left."""
     left = left_s(settings, record, ends_at_ms)
     return settings.max_run_minutes if left is None else min(settings.max_run_minutes, left / 60)
+
+
+def job_minutes(settings: Settings, record: RunRecord, ends_at_ms: int | None) -> float | None:
+    """Return how long an agent may take that starts now, in minutes, with what ends a time box and begins another.
+
+    :returns: None where nothing bounds it, as with `untilDone` alone. Pauses, and waits between time boxes, are left
+        out: nobody knows them before.
+    """
+    around = settings.stop_grace_seconds / 60 + AROUND_MINUTES
+    boxes = None if settings.until_done and not settings.slices else (settings.slices or 1) + settings.retries
+    left = left_s(settings, record, ends_at_ms)
+    bounds = [boxes * (settings.max_run_minutes + around)] if boxes else []
+    bounds += [] if left is None else [left / 60 + around]
+    return min(bounds) if bounds else None
 
 
 def wall_clock_end(settings: Settings, asked_at_ms: int) -> int | None:

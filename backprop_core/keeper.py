@@ -716,9 +716,9 @@ def stand_apart() -> None:
     if os.getpgrp() != os.getpid():  # else the agent has seen to it
         os.setsid()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    for name in IGNORED:
+    # Until there is something to stop, who would stop us means the agent, which was sent the same and tells us.
+    for name in (*IGNORED, "TERM"):
         signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until there is something to stop
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     nothing = os.open(os.devnull, os.O_RDWR)
     while nothing <= 2:  # started without some standard descriptor

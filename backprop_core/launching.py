@@ -10,7 +10,9 @@ from pathlib import Path
 from . import attempt, holding, registry
 from .admission import HOW_TO_GET_IN
 from .attempt import Interrupted, Order, Result
+from .budgets import job_minutes
 from .chosen import guarded_launcher
+from .clock import now_s
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
 from .interfaces import Launcher, Storage
 from .machine import named
@@ -20,6 +22,8 @@ from .redaction import without_secrets
 from .states import LIVE, RunState
 
 FOLLOW_S = 0.05
+LAST_WORD_S = 5.0
+"""How long an agent may take to end after it has recorded the end of its run."""
 
 
 def choose_launcher(opened: Opened) -> Launcher:
@@ -39,7 +43,11 @@ def launch_plan(order: Order) -> LaunchPlan:
     # Any user of the machine may read a command line, and none an environment.
     is_secret = without_secrets(storage) != storage
     environment = {**order.environ, "BACKPROP_STORAGE": storage} if is_secret else order.environ
-    options = (*(() if is_secret else ("--storage", storage)), *(("--force",) if order.force else ()))
+    options = [
+        *(() if is_secret else ("--storage", storage)),
+        *(("--force",) if order.force else ()),
+        *(("--same-code",) if order.same_code else ()),
+    ]
     return LaunchPlan(
         run_id=order.record.id,
         attempt=len(registry.earlier_attempts(order.record)) + 1,
@@ -48,6 +56,7 @@ def launch_plan(order: Order) -> LaunchPlan:
         cwd=order.request.cwd or Path.cwd(),
         run_dir=holding.run_folder(order.home, order.record.id),
         limits=order.request.limits,
+        job_minutes=job_minutes(order.resolved.settings, order.record, order.ends_at_ms),
     )
 
 
@@ -107,8 +116,10 @@ def _follow(queued: RunRecord, storage: Storage, engine: _Engine, *, until_admit
             # After the engine, so that a job that is gone has written its last word.
             record = storage.get(queued.id)
             if record is not None and _is_awaited(record, queued, until_admitted=until_admitted):
-                is_fine = until_admitted or record.status is RunState.TIMEBOXED
-                return Result(record=record, exit_code=0 if is_fine else record.exit_code or 0)
+                code = 0 if until_admitted else _exit_code(record, engine)
+                if interrupts and record.status is RunState.STOPPED:
+                    code = ExitCode.INTERRUPTED
+                return Result(record=record, exit_code=code)
             if state.phase == "gone" or (record is None and state.phase != "running"):
                 break
             time.sleep(FOLLOW_S)
@@ -119,6 +130,17 @@ def _follow(queued: RunRecord, storage: Storage, engine: _Engine, *, until_admit
         stop = (ExitCode.INTERRUPTED, "Ctrl-C") if interrupts else (ExitCode.STOPPED, "backprop stop")
         raise Interrupted(*stop)
     raise _in_its_words(state)
+
+
+def _exit_code(record: RunRecord, engine: _Engine) -> int:
+    """Return what the agent exits with, which is soon; where its engine does not tell, what the record says."""
+    until_s = now_s() + LAST_WORD_S
+    while (state := engine.state()).phase == "running" and now_s() < until_s:
+        time.sleep(FOLLOW_S)
+    if state.exit_code is not None:
+        return state.exit_code
+    is_fine = record.status in (RunState.TIMEBOXED, RunState.COMPLETED)
+    return 0 if is_fine else record.exit_code or ExitCode.ERROR
 
 
 def _is_awaited(record: RunRecord, queued: RunRecord, *, until_admitted: bool) -> bool:

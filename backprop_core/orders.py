@@ -129,12 +129,22 @@ def _code_for(record: RunRecord, script: Script, view: View, *, may_change: bool
 
     :raises UsageError: when it has changed and must not have.
     """
+    if not may_change:
+        return refuse_other_code(record, script)
     now = code_of(script)
-    found = differences(record.code, now, script) if record.code else ()
-    if found and not may_change:
-        raise UsageError("; ".join(found), "bring it back, or leave out --same-code")
-    for text in found:
+    for text in differences(record.code, now, script) if record.code else ():
         view.tell(text)
+    return now
+
+
+def refuse_other_code(record: RunRecord, script: Script) -> Code:
+    """Return what the code is, which is what the record says.
+
+    :raises UsageError: when it is not.
+    """
+    now = code_of(script)
+    if found := differences(record.code, now, script) if record.code else ():
+        raise UsageError("; ".join(found), "bring it back, or leave out --same-code")
     return now
 
 

@@ -333,9 +333,11 @@ class EngineState(Record, frozen=True):
 
 
 class LaunchPlan(Record, frozen=True):
-    """What a launcher is to start: the agent of one attempt.
+    """What a launcher is to start: a run's agent, which begins with this attempt.
 
-    `command` is the agent's argument list; it supervises the script wherever it runs.
+    `command` is the agent's argument list; it supervises the script wherever it runs. `limits` are those of one time
+    box; `job_minutes` is how long the agent may take over all time boxes that it is to run, without pauses and waits
+    between them; None where nothing bounds it.
     """
 
     run_id: str
@@ -345,6 +347,7 @@ class LaunchPlan(Record, frozen=True):
     cwd: Path
     run_dir: Path
     limits: Limits
+    job_minutes: float | None = None
 
 
 class PluginFailure(Record, frozen=True):
@@ -407,7 +410,8 @@ class Attempt(Record, frozen=True, rename="camel"):
 
     `lost_writes` counts what the storage could not take while the script ran: metrics, and states in between.
     `cause` tells a failure or the Governor's stop apart from others of its kind (`causes.Cause`), None for any
-    other end. `first_step` and `last_step` are what it reported first and last, `saves` how many checkpoints.
+    other end. `first_step` and `last_step` are what it reported first and last, and so are `first_epoch` and
+    `last_epoch`; `saves` is how many checkpoints.
     """
 
     start: int
@@ -421,6 +425,8 @@ class Attempt(Record, frozen=True, rename="camel"):
     cause: str | None = None
     first_step: int | None = None
     last_step: int | None = None
+    first_epoch: float | None = None
+    last_epoch: float | None = None
     saves: int = 0
 
 

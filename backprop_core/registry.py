@@ -315,17 +315,29 @@ def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:
     metrics = {**record.metrics, **latest.metrics}
     metrics |= {} if latest.epoch is None else {"epoch": latest.epoch}
     metrics |= {} if latest.total_steps is None else {"totalSteps": latest.total_steps}
-    if latest.step is not None and record.attempts:
-        first_step = record.attempts[-1].first_step
-        if first_step is None:
-            first_step = next(point.step for point in points if point.step is not None)
-        record = with_attempt(record, first_step=first_step, last_step=latest.step)
+    if record.attempts and (reached := _reached(record.attempts[-1], latest, points)):
+        record = with_attempt(record, **reached)
     return changed(
         record,
         last_step=record.last_step if latest.step is None else latest.step,
         last_loss=record.last_loss if latest.loss is None else latest.loss,
         metrics=metrics,
     )
+
+
+def _reached(attempt: Attempt, latest: Progress, points: Sequence[Progress]) -> dict[str, float]:
+    """Return from where to where an attempt has come, as far as these points tell something new of it."""
+    found: dict[str, float] = {}
+    for name in ("step", "epoch"):
+        last = getattr(latest, name)
+        if last is None or last == getattr(attempt, f"last_{name}"):
+            continue
+        found[f"last_{name}"] = last
+        if getattr(attempt, f"first_{name}") is None:
+            found[f"first_{name}"] = next(
+                value for value in map(attrgetter(name), points) if value is not None
+            )
+    return found
 
 
 def _with_checkpoints(record: RunRecord, saved: Sequence[CheckpointSaved]) -> RunRecord:

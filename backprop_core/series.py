@@ -6,7 +6,7 @@ turn; its record says `queued` then, and whoever stops it there ends the series.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -169,16 +169,38 @@ def _after_a_failure(series: Series, record: RunRecord, made: Sequence[Attempt])
 def has_advanced(before: Attempt, newest: Attempt) -> bool | None:
     """Tell whether an attempt began and ended further on than the one before it.
 
-    Where steps are not known, having saved counts; None where neither is known.
+    Where steps are not known, epochs tell, and where they do not, having saved counts; None where nothing is known.
     """
     if newest.last_step is not None and before.last_step is not None:
         begins_further = (newest.first_step or 0) > (before.first_step or 0)
         return begins_further and newest.last_step > before.last_step
+    if (advanced := _has_advanced_in_epochs(before, newest)) is not None:
+        return advanced
     return True if newest.saves or newest.last_step is not None else None
 
 
+def _has_advanced_in_epochs(before: Attempt, newest: Attempt) -> bool | None:
+    """Tell the same from epochs; None for an attempt that stayed within one, where they tell nothing."""
+    first, last = before.first_epoch, before.last_epoch
+    if (
+        first is None
+        or last is None
+        or first == last
+        or newest.first_epoch is None
+        or newest.last_epoch is None
+    ):
+        return None
+    return newest.first_epoch > first and newest.last_epoch >= last
+
+
 def has_advanced_since(attempts: Sequence[Attempt], failure: Attempt) -> bool:
-    """Tell whether a later attempt has reached a step beyond all those up to a failure."""
+    """Tell whether a later attempt has reached a step, or an epoch, beyond all those up to a failure."""
     place = attempts.index(failure) + 1
-    reached = max((one.last_step for one in attempts[:place] if one.last_step is not None), default=-1)
-    return any(one.last_step is not None and one.last_step > reached for one in attempts[place:])
+    earlier, later = attempts[:place], attempts[place:]
+    if any(one.last_step is not None for one in later):
+        return _furthest(one.last_step for one in later) > _furthest(one.last_step for one in earlier)
+    return _furthest(one.last_epoch for one in later) > _furthest(one.last_epoch for one in earlier)
+
+
+def _furthest(reached: Iterable[float | None]) -> float:
+    return max((one for one in reached if one is not None), default=-1)

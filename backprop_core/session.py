@@ -13,12 +13,12 @@ from pathlib import Path
 
 from . import attempt, holding, registry, series
 from .attempt import Order, Result
-from .errors import RefusedError, StorageError
+from .errors import RefusedError, StorageError, UsageError
 from .following import View
 from .launching import choose_launcher, launch, launch_plan
 from .opening import Ask, Opened, close, open_all
-from .orders import DRY, new_order, order_for, recall, resume_order
-from .records import Record
+from .orders import DRY, new_order, order_for, recall, refuse_other_code, resume_order
+from .records import Record, RunRecord, Script
 from .traces import script_of
 
 
@@ -68,12 +68,27 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
         resumed_from = record.attempts[-1].resumed_from if record.attempts else None
         lock = holding.hold(holding.make_folder(opened.home, record.id))
         checkpoint = Path(resumed_from) if resumed_from else None
-        order = order_for(record, script_of(record), ask, opened, environ, checkpoint, lock)
+        script = script_of(record)
+        order = order_for(record, script, ask, opened, environ, checkpoint, lock)
+        if ask.same_code:
+            _refuse_other_code(record, script, opened)
         try:
             return series.run(order, opened, view)
         except RefusedError:
             attempt.put_back(opened.storage, record.id, record)
             raise
+
+
+def _refuse_other_code(record: RunRecord, script: Script, opened: Opened) -> None:
+    """See that the code is what it was when the run was handed over, which may be long ago.
+
+    :raises UsageError: when it is not; then the record is as it was.
+    """
+    try:
+        refuse_other_code(record, script)
+    except UsageError:
+        attempt.put_back(opened.storage, record.id, record)
+        raise
 
 
 def dry_run(ask: Ask, view: View, environ: Mapping[str, str], *, reference: str | None = None) -> DryRun:

@@ -276,6 +276,10 @@ RUN_VARIABLES = frozenset(
 """What a script is told (DESIGN 8); inside a run these are no settings."""
 
 
+RECORDED = "the run's record"
+"""The origin of what a run was started with; it holds every setting, defaults too."""
+
+
 class Resolved(Record, frozen=True):
     """The settings that hold, where each came from, and the project they belong to."""
 
@@ -336,7 +340,7 @@ def resolve(
     if config and not config.is_file():
         raise SettingsError(f"the settings file {config} does not exist", "check the path after --config")
     if recorded:
-        layers.append((Origin(label="the run's record"), dict(recorded)))
+        layers.append((Origin(label=RECORDED), dict(recorded)))
         layers += [read_file(config)] if config else []
     else:
         layers += [read_file(user_file)] if user_file.is_file() else []

@@ -393,7 +393,13 @@ def _spawn(argv: Sequence[str], inherited: Sequence[int]) -> int:
         os.set_inheritable(descriptor, True)
     try:
         return os.posix_spawn(
-            argv[0], list(argv), os.environ, setsid=True, setsigmask=[], setsigdef=[signal.SIGPIPE]
+            argv[0],
+            list(argv),
+            os.environ,
+            setsid=True,
+            # What is sent to our process group may reach it before it has left that; it drops this.
+            setsigmask=[*STOP_SIGNALS, signal.SIGTSTP],
+            setsigdef=[signal.SIGPIPE],
         )
     except OSError as error:
         raise BackpropError(f"the keeper process does not start: {error}") from error

@@ -12,7 +12,7 @@ from backprop_core.errors import RefusedError
 from backprop_core.units import escape
 
 from .declared import Command, Given, option
-from .options import Force, Run, base_ask
+from .options import Force, Run, SameCode, base_ask
 from .views import SilentView
 
 
@@ -21,11 +21,13 @@ def agent(
     run: Run,
     storage: Annotated[str | None, option("--storage", help="Where the record is.")] = None,
     force: Force = False,
+    same_code: SameCode = False,
 ) -> int:
     from backprop_core import session
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no terminal that is closed is the agent's
-    ask = base_ask(given, flags={"storage": storage} if storage else {}, force=force, detach=True)
+    flags = {"storage": storage} if storage else {}
+    ask = base_ask(given, flags=flags, force=force, same_code=same_code, detach=True)
     try:
         return session.agent(run, ask, SilentView(), os.environ).exit_code
     except Interrupted as interrupted:

@@ -23,7 +23,7 @@ from backprop_core.units import escape, format_duration
 from .colours import STATE_STYLE
 from .harmless import harmless
 from .outlet import text_outlet
-from .text import number, presentable
+from .text import number, place, presentable
 from .views import PlainView
 
 SPEED_OVER_S = 10.0
@@ -195,9 +195,7 @@ def panel(snapshot: Snapshot, steps_per_s: float | None) -> RenderableType:
 
 def progress(record: RunRecord, steps_per_s: float | None) -> Iterator[str]:
     """Yield what is known of the training's progress."""
-    if record.last_step is not None:
-        total = record.metrics.get("totalSteps")
-        yield f"step {record.last_step}" + (f"/{total:g}" if total else "")
+    yield from place(record, with_total=True)
     if record.last_loss is not None:
         yield f"loss {number(record.last_loss)}"
     if steps_per_s:

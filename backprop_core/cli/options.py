@@ -23,6 +23,9 @@ Plain = Annotated[bool, option("--plain", help="No live display.")]
 ResumeFrom = Annotated[
     Path | None, option("--resume-from", "-r", metavar="CHECKPOINT", help="The checkpoint to go on from.")
 ]
+SameCode = Annotated[
+    bool, option("--same-code", help="Refuse when the script or its git commit is not the last attempt's.")
+]
 Set = Annotated[
     list[str] | None, option("--set", metavar="KEY=VALUE", help="Set any setting, a plugin's too.")
 ]

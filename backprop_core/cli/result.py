@@ -9,7 +9,7 @@ from collections.abc import Callable
 from backprop_core.attempt import Interrupted, Result
 from backprop_core.clock import now_ms
 from backprop_core.errors import ExitCode
-from backprop_core.forecast import in_words, time_boxes_left
+from backprop_core.forecast import goal_of, in_words, time_boxes_left
 from backprop_core.records import RunRecord
 from backprop_core.redaction import redacted
 from backprop_core.session import DryRun
@@ -17,7 +17,7 @@ from backprop_core.states import LIVE, RESUMABLE, RunState
 from backprop_core.units import escape, format_duration
 
 from .app import say
-from .text import presentable, run_time_s, shown_environment
+from .text import place, presentable, run_time_s, shown_environment
 from .views import PlainView
 
 _HOW = {
@@ -97,15 +97,15 @@ def sentence(record: RunRecord) -> str:
     took = format_duration(((record.end_time or now_ms()) - began) / 1000)
     how = _HOW.get(record.status, str(record.status))
     reason = f" ({record.reason})" if record.reason and record.status is not RunState.COMPLETED else ""
-    reached = [f"step {record.last_step}"] if record.last_step is not None else []
+    reached = list(place(record))
     reached += [f"loss {record.last_loss:.4g}"] if record.last_loss is not None else []
     count = len(record.checkpoints)
     reached += [f"{count} checkpoint{'s' * (count != 1)}"] if count else []
     if len(record.attempts) > 1:
         took += f" ({format_duration(run_time_s(record))} over {len(record.attempts)} attempts)"
     at = f", at {', '.join(reached)}" if reached else ""
-    left = in_words(time_boxes_left(record))
-    to = f"; {left} to step {record.metrics['totalSteps']:g}" if left else ""
+    left, goal = in_words(time_boxes_left(record)), goal_of(record)
+    to = f"; {left} to {goal.unit} {goal.total:g}" if left and goal else ""
     return f"{how}{reason} after {took}{at}{to}"
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from .declared import Command, Given, option
-from .options import Detach, Force, Plain, ResumeFrom, Run, Set, base_ask
+from .declared import Command, Given
+from .options import Detach, Force, Plain, ResumeFrom, Run, SameCode, Set, base_ask
 from .result import see_through, show_dry_run
 from .views import choose_view
-
-SameCode = Annotated[
-    bool, option("--same-code", help="Refuse when the script or its git commit is not the last attempt's.")
-]
 
 
 def resume(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from backprop_core.clock import as_datetime, now_ms
-from backprop_core.forecast import time_boxes_left
+from backprop_core.forecast import TOTAL_EPOCHS, time_boxes_left
 from backprop_core.records import RunRecord
 from backprop_core.redaction import HIDDEN, is_secret_name, without_secrets
 from backprop_core.units import escape, format_duration
@@ -41,6 +41,18 @@ def run_time_s(record: RunRecord) -> float:
         return max(0, (record.end_time or now_ms()) - record.start_time) / 1000
     took_ms = ((attempt.end or now_ms()) - attempt.start for attempt in record.attempts)
     return sum(max(0, each) for each in took_ms) / 1000  # somebody may have set the clock back
+
+
+def place(record: RunRecord, *, with_total: bool = False) -> Iterator[str]:
+    """Yield where the training stands: its step, or its epoch where it tells no step."""
+    told = record.metrics
+    if record.last_step is not None:
+        reached, total = f"step {record.last_step}", told.get("totalSteps")
+    elif (epoch := told.get("epoch")) is not None:
+        reached, total = f"epoch {epoch:g}", told.get(TOTAL_EPOCHS)
+    else:
+        return
+    yield f"{reached}/{total:g}" if with_total and total else reached
 
 
 LIST_COLUMNS = ("ID", "NAME", "STATE", "TIME", "STEP", "LOSS", "CHECKPOINTS", "LEFT", "STARTED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from datetime import datetime, timedelta
@@ -325,3 +326,23 @@ def test_a_series_of_time_boxes_learns_what_one_long_run_learns(project: Project
     assert len(short["attempts"]) >= 5
     assert short["lastStep"] == long["lastStep"]
     assert short["metrics"]["test_accuracy"] == long["metrics"]["test_accuracy"] >= 0.95
+
+
+IN_EPOCHS = """
+    import time
+    from backprop_core import script
+    for epoch in range(1, 5):
+        time.sleep(0.1)
+        print(f"Epoch {epoch}/40: loss 0.5", flush=True)
+    script._say_stopping()
+"""
+
+
+def test_epochs_alone_tell_how_many_more_time_boxes_it_takes(project: Project) -> None:
+    project.write("train.py", IN_EPOCHS)
+    done = project.run("run", "train.py", "-m", "0.05")
+    assert re.search(r", at epoch 4, loss 0.5; about \d+ more time boxes? to epoch 40\n", done.err), done.err
+    assert re.search(r" timeboxed .* \d+ box(es)? ", project.run("list").out)
+    assert "to go" in project.run("status", "last").out
+    attempt = project.record()["attempts"][0]
+    assert (attempt["firstEpoch"], attempt["lastEpoch"]) == (1, 4)

@@ -218,3 +218,22 @@ def test_a_full_device_behind_the_output_does_not_disturb_the_training(project: 
     assert done.code == 0
     assert (project.record()["status"], project.record()["lastStep"]) == ("completed", 20_000)
     assert (project.run_folder() / "output.log").read_bytes().count(b"\n") == 20_001
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_signal_to_the_whole_group_while_the_script_is_being_started_stops_the_run(
+    project: Project, times: int
+) -> None:
+    project.write("train.py", "import time\ntime.sleep(60)\n")
+    for count in range(times):
+        run_id = f"r-{count}"
+        process = subprocess.Popen(
+            [*command(), "run", "train.py", "--run-id", run_id],
+            cwd=project.folder, env=project.environ(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        project.wait_for_state("running", run_id)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 143
+        record = project.record(run_id)
+        assert (record["status"], record["reason"]) == ("stopped", "SIGTERM")

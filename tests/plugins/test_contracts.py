@@ -99,7 +99,7 @@ class TestKeras(ParserKeeps):
     __test__ = True
     make = keras.backprop_event_parser
     lines: ClassVar[Mapping[str, Sequence[Event]]] = {
-        "Epoch 2/5": [Progress(epoch=2)],
+        "Epoch 2/5": [Progress(epoch=2, metrics={"total_epochs": 5})],
         "4/10 ━━━━━━━━ 0s 2ms/step - accuracy: 0.5000 - loss: 0.6931": [
             Progress(step=14, total_steps=50, epoch=2, loss=0.6931, metrics={"accuracy": 0.5})
         ],

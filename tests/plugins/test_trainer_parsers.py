@@ -290,6 +290,31 @@ def test_ultralytics() -> None:
     assert totals(point for point in points(events) if point.epoch) == {4}
 
 
+# How many epochs there are -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("keras_v1", 3), ("keras_v2", 3), ("keras_unknown_steps", 3), ("lightning_rich", 3)],
+)
+def test_how_many_epochs_there_are_is_told(name: str, count: int) -> None:
+    assert {value for _, value in metric(read(reads(name)), "total_epochs")} == {count}
+
+
+@pytest.mark.parametrize(
+    ("line", "epoch", "count"),
+    [
+        ("Epoch [3/10], Loss: 0.4321", 3, 10),
+        ("epoch 3/10: train loss 0.5, val loss 0.6", 3, 10),
+        ("Epochs:  30%|###       | 3/10 [00:03<00:07,  1.00s/it, loss=0.5]", 3, 10),
+        ("Epoch 3/10: 17it [00:03,  5.00it/s, loss=0.5]", 3, 10),
+    ],
+)
+def test_lines_that_tell_no_steps_tell_how_many_epochs_there_are(line: str, epoch: int, count: int) -> None:
+    (point,) = points(read_lines(line))
+    assert (point.epoch, point.step, point.metrics["total_epochs"]) == (epoch, None, count)
+
+
 # All of them -------------------------------------------------------------------------------------
 
 

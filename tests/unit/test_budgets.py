@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
 import pytest
 
-from backprop_core.budgets import check_left, is_series, left_s, time_box_minutes, used_s, wall_clock_end
+from backprop_core.budgets import (
+    check_left,
+    is_series,
+    job_minutes,
+    left_s,
+    time_box_minutes,
+    used_s,
+    wall_clock_end,
+)
 from backprop_core.clock import next_moment, now_ms
 from backprop_core.errors import UsageError
 from backprop_core.records import Attempt, PauseSpan, RunRecord
@@ -70,3 +79,19 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
 def test_a_series_is_more_than_one_time_box() -> None:
     assert [is_series(s) for s in (Settings(), Settings(slices=1), Settings(retries=3))] == [False] * 3
     assert [is_series(s) for s in (Settings(slices=2), Settings(until_done=True))] == [True] * 2
+
+
+def test_a_job_may_take_as_long_as_all_its_time_boxes_and_what_ends_them() -> None:
+    box = Settings(max_run_minutes=10, stop_grace_seconds=60)
+    changed = msgspec.structs.replace
+    assert job_minutes(box, RECORD, None) == 10 + 1 + 1
+    assert job_minutes(changed(box, slices=3), RECORD, None) == 3 * 12
+    assert job_minutes(changed(box, slices=3, retries=2), RECORD, None) == 5 * 12
+    assert job_minutes(changed(box, until_done=True), RECORD, None) is None
+    assert job_minutes(changed(box, until_done=True, slices=2), RECORD, None) == 2 * 12
+    used_minutes = used_s(RECORD) / 60
+    total = changed(box, until_done=True, total_minutes=used_minutes + 30)
+    assert job_minutes(total, RECORD, None) == pytest.approx(30 + 2)
+    soon = now_ms() + 5 * 60_000
+    assert job_minutes(total, RECORD, soon) == pytest.approx(5 + 2, abs=0.1)
+    assert job_minutes(changed(total, slices=1), RECORD, None) == 12

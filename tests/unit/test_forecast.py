@@ -68,6 +68,37 @@ def test_the_time_box_that_is_going_on_is_not_counted() -> None:
     assert time_boxes_left(queued, now=99 * MINUTE) == 3
 
 
+# Ten minutes for five epochs: one in two minutes.
+EPOCHS = Attempt(start=0, end=10 * MINUTE, status=RunState.TIMEBOXED, first_epoch=1, last_epoch=6)
+
+
+def run_in_epochs(*attempts: Attempt, total: float = 11, **fields: Any) -> RunRecord:
+    told = {"epoch": attempts[-1].last_epoch or 0, "total_epochs": total}
+    return run_of(*attempts, **{"metrics": told, "settings": {"maxRunMinutes": 4}, **fields})
+
+
+def test_epochs_tell_it_where_the_steps_or_their_total_are_not_known() -> None:
+    assert time_boxes_left(run_in_epochs(EPOCHS), now=0) == 3, "5 epochs are 10 minutes"
+    assert time_boxes_left(run_in_epochs(EPOCHS, last_step=70), now=0) == 3, "steps of no known total"
+    going = Attempt(start=20 * MINUTE, first_epoch=6, last_epoch=7)
+    assert time_boxes_left(run_in_epochs(EPOCHS, going), now=22 * MINUTE) == 2, "8 minutes, of which it has 2"
+    one = Attempt(start=0, end=MINUTE, status=RunState.TIMEBOXED, first_epoch=1, last_epoch=1.5)
+    assert time_boxes_left(run_in_epochs(one), now=0) is None
+    assert time_boxes_left(run_of(EPOCHS, metrics={"epoch": 6})) is None
+
+
+def test_steps_are_gone_by_where_they_tell_it_too() -> None:
+    told = {"totalSteps": 1100, "epoch": 1, "total_epochs": 100}
+    assert time_boxes_left(run_of(ONE, metrics=told), now=0) == 3
+
+
+def test_the_last_epoch_is_to_be_ended_still() -> None:
+    assert time_boxes_left(run_in_epochs(EPOCHS, total=6), now=0) == 1
+    assert time_boxes_left(run_in_epochs(EPOCHS, total=6, status=RunState.COMPLETED), now=0) == 0
+    going = Attempt(start=20 * MINUTE, first_epoch=5, last_epoch=6)
+    assert time_boxes_left(run_in_epochs(EPOCHS, going, total=6), now=21 * MINUTE) == 0
+
+
 def test_words() -> None:
     assert [in_words(count) for count in (None, 0, 1, 2)] == [
         "", "", "about 1 more time box", "about 2 more time boxes",

@@ -147,6 +147,14 @@ def test_progress_is_taken_in_and_every_point_kept_with_the_moment_it_was_read(
     assert journal.record.last_step == 1, "the last step, not the highest"
 
 
+def test_from_where_to_where_an_attempt_has_come_is_kept_in_steps_and_in_epochs(journal: Journal) -> None:
+    journal.events([Progress(loss=1), Progress(step=3), Progress(step=4, epoch=0.5)])
+    journal.events([Progress(epoch=1.5), Progress(step=9)])
+    newest = journal.record.attempts[-1]
+    assert (newest.first_step, newest.last_step) == (3, 9)
+    assert (newest.first_epoch, newest.last_epoch) == (0.5, 1.5)
+
+
 def test_progress_is_saved_as_seldom_as_keeps_writing_under_a_hundredth_of_the_time(
     journal: Journal, storage: FakeStorage, clock: Clock
 ) -> None:

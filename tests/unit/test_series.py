@@ -75,6 +75,23 @@ def test_steps_tell_whether_an_attempt_came_further_else_saves_do() -> None:
     assert has_advanced(boxed(1, 5), boxed(None, None, saves=0)) is None
 
 
+def in_epochs(first: float, last: float, state: RunState = RunState.TIMEBOXED, start: int = 0) -> Attempt:
+    cause, reason = (Cause.SCRIPT, "exit code 1") if state is RunState.FAILED else (None, None)
+    return Attempt(
+        start=start, status=state, first_epoch=first, last_epoch=last, saves=1, cause=cause, reason=reason
+    )
+
+
+def test_epochs_tell_it_where_there_are_no_steps() -> None:
+    assert has_advanced(in_epochs(1, 3), in_epochs(3, 5)) is True
+    assert has_advanced(in_epochs(1, 3), in_epochs(1, 3)) is False, "it began afresh"
+    assert has_advanced(in_epochs(2, 2), in_epochs(2, 2)) is True, "within an epoch its saves tell"
+    assert follows(Series(retries=5), in_epochs(1, 3, RunState.FAILED), in_epochs(2, 4, RunState.FAILED, 1))
+    assert not follows(
+        Series(retries=5), in_epochs(1, 3, RunState.FAILED), in_epochs(2, 3, RunState.FAILED, 1)
+    )
+
+
 def test_a_first_failure_is_retried_and_a_second_only_beyond_its_step() -> None:
     series = Series(retries=5)
     assert follows(series, failed(None))

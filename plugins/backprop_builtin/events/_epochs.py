@@ -35,3 +35,8 @@ class EpochCount:
         since_epoch_1 = self._reached_step - (self._reached_epoch - 1) * length
         # Beyond the epoch's end: there was one epoch more before it.
         return 0 if since_epoch_1 > length else 1
+
+
+def total_epochs(epochs: int | None) -> dict[str, float]:
+    """Return the metric that tells how many epochs there are; nothing where that is not known."""
+    return {} if epochs is None else {"total_epochs": float(epochs)}

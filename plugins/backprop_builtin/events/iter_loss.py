@@ -15,7 +15,7 @@ from backprop_builtin._patterns import pattern
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRecord, hookimpl
 
 from ._bars import parse_bar
-from ._epochs import EpochCount
+from ._epochs import EpochCount, total_epochs
 from ._values import NUMBER
 
 _COUNT = r"([0-9]{1,18})(?: {0,3}/ {0,3}([0-9]{1,18}))?"
@@ -128,7 +128,8 @@ class LossLines:
             return None
         epoch, epochs = int(named[1]), int(named[2]) if named[2] else None
         step, total = self._step_in(epoch, epochs, rest)
-        return Progress(step=step, total_steps=total, epoch=epoch, loss=loss, metrics=metrics)
+        told = {**metrics, **total_epochs(epochs)}
+        return Progress(step=step, total_steps=total, epoch=epoch, loss=loss, metrics=told)
 
     def _step_in(self, epoch: int, epochs: int | None, rest: str) -> tuple[int | None, int | None]:
         place = _IN_EPOCH.match(rest)

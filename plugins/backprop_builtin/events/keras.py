@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from backprop_builtin._patterns import pattern
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimpl
 
+from ._epochs import total_epochs
 from ._values import named_numbers, take_training_loss
 
 _EPOCH = pattern(r"Epoch ([0-9]{1,9})/([0-9]{1,9})\s{0,200}$")
@@ -50,7 +51,7 @@ class KerasLines:
         if begun := _EPOCH.match(line):
             self._epoch, self._epochs = int(begun[1]), int(begun[2])
             self._n, self._is_open = 0, True
-            return [*self._tell_saved(None), Progress(epoch=self._epoch)]
+            return [*self._tell_saved(None), Progress(epoch=self._epoch, metrics=total_epochs(self._epochs))]
         if (saving := _SAVING.match(line)) is None:
             return None
         path = saving[2].strip()

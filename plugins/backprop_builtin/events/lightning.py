@@ -21,6 +21,7 @@ from backprop_builtin._patterns import pattern
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRecord, RunRequest, hookimpl
 
 from ._bars import Bar, parse_bar
+from ._epochs import total_epochs
 from ._values import NUMBER, take_training_loss
 
 _LABELS = ("Epoch ", "Validation", "Sanity Checking", "Training:", "Testing", "Predicting")
@@ -122,7 +123,7 @@ class LightningBars:
         if length is not None and length < self._least:
             length = None  # resumed in such an epoch, whose total is then what was left of it
         step = epoch * length + n if length else n if epoch == 0 else None
-        return Place(epoch, n, step, epochs * total if epochs and total else None)
+        return Place(epoch, n, step, epochs * total if epochs and total else None, epochs)
 
     def _tell(self, place: Place, texts: Mapping[str, str]) -> Sequence[Event]:
         """Return what is new: a step, or metrics that were not shown before."""
@@ -137,6 +138,7 @@ class LightningBars:
             return ()  # what is shown before the first batch comes from the sanity check
         self._step = place.step
         loss = take_training_loss(values)
+        values |= total_epochs(place.epochs)
         return [
             Progress(
                 step=place.step, total_steps=place.total_steps, epoch=place.epoch, loss=loss, metrics=values
@@ -147,11 +149,14 @@ class LightningBars:
 class Place:
     """Where a training stands: `n` batches into an epoch."""
 
-    def __init__(self, epoch: int, n: int, step: int | None, total_steps: int | None) -> None:
+    def __init__(
+        self, epoch: int, n: int, step: int | None, total_steps: int | None, epochs: int | None
+    ) -> None:
         self.epoch = epoch
         self.n = n
         self.step = step
         self.total_steps = total_steps
+        self.epochs = epochs
 
 
 def _saved(line: str) -> list[Event]:

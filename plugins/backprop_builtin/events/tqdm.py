@@ -14,7 +14,7 @@ from backprop_builtin._patterns import pattern
 from backprop_core import Event, EventParser, Progress, RunRecord, hookimpl
 
 from ._bars import Bar, parse_bar
-from ._epochs import EpochCount
+from ._epochs import EpochCount, total_epochs
 from ._values import NUMBER, named_numbers, take_training_loss
 
 _EPOCH = pattern(
@@ -70,6 +70,7 @@ class TqdmBars:
             step = total = None
             if loss is None and not values:
                 return None
+        values |= total_epochs(_epochs_of(bar))
         return Progress(step=step, total_steps=total, epoch=epoch, loss=loss, metrics=values)
 
     def _place(self, bar: Bar, *, has_loss: bool) -> tuple[int | None, int | None, int | None]:
@@ -85,6 +86,13 @@ class TqdmBars:
             self._followed.leave()
             return bar.n, None, None
         return (None, *self._followed.count(bar, has_loss=has_loss))
+
+
+def _epochs_of(bar: Bar) -> int | None:
+    """Return how many epochs there are, as far as a bar tells."""
+    if named := _EPOCH.search(bar.label):
+        return int(named[2]) if named[2] else None
+    return bar.total if _EPOCHS.match(bar.label) else None
 
 
 class Followed:
