@@ -6,6 +6,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +23,17 @@ FILE_MODULE = "backprop_plugins_"
 
 
 class EntryPoint(Record, frozen=True):
-    """A line of a distribution's entry points in our group."""
+    """A line of a distribution's entry points in our group.
+
+    `hooks` are those that it says its plugin implements, in brackets behind the module; without any, the plugin is
+    loaded by every command.
+    """
 
     name: str
     target: str
     distribution: str
     version: str
+    hooks: tuple[str, ...] = ()
 
 
 class Wanted(Record, frozen=True):
@@ -109,8 +115,17 @@ def _parse_group(text: str, distribution: str, version: str) -> Iterator[EntryPo
         if line.startswith("["):
             section = line.strip("[]")
         elif section == GROUP and "=" in line and not line.startswith(("#", ";")):
-            name, target = (part.strip() for part in line.split("=", 1))
-            yield EntryPoint(name=name, target=target, distribution=distribution, version=version)
+            name, named = line.split("=", 1)
+            target, hooks = read_target(named)
+            yield EntryPoint(
+                name=name.strip(), target=target, distribution=distribution, version=version, hooks=hooks
+            )
+
+
+def read_target(named: str) -> tuple[str, tuple[str, ...]]:
+    """Take `module:attribute [hook, hook]` apart; hooks stand where the format of entry points has extras."""
+    target, _, hooks = named.partition("[")
+    return target.strip(), tuple(hooks.strip(" ]").replace(",", " ").split())
 
 
 def _load_entry_point(plugins: Plugins, point: EntryPoint, blocked: frozenset[str]) -> None:
@@ -120,10 +135,17 @@ def _load_entry_point(plugins: Plugins, point: EntryPoint, blocked: frozenset[st
         path=point.target,
         distribution=point.distribution,
         version=point.version,
+        hooks=point.hooks,
     )
+    load = partial(_take, plugins, state, point.target)
     if point.name in blocked:
         plugins.leave_out(state)
-    elif failure := _take(plugins, state, point.target):
+        return
+    if point.hooks:
+        _, failure = guarded(state.name, None, plugins.expect, state, load, path=point.target, alarm=None)
+    else:
+        failure = load()
+    if failure:
         plugins.fail(state, failure)
 
 
@@ -145,12 +167,14 @@ def _load_module(plugins: Plugins, name: str, wanted: Wanted) -> None:
         )
 
 
-def _take(plugins: Plugins, state: PluginState, target: str) -> PluginFailure | None:
+def _take(
+    plugins: Plugins, state: PluginState, target: str, place: int | None = None
+) -> PluginFailure | None:
     """Import what an entry point or a person names, `module` or `module:attribute`, and register it."""
 
     def take() -> None:
         plugin, path = bring(target)
-        plugins.add(plugin, msgspec.structs.replace(state, path=path))
+        plugins.add(plugin, msgspec.structs.replace(state, path=path), place=place)
 
     is_own = state.distribution == OWN_DISTRIBUTION
     with said_when_slow(None if is_own else plugins.tell, f"the import of plugin {state.name} ({target})"):

@@ -6,18 +6,16 @@ Implementations are called one by one, so that a plugin that fails silences no o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
-import pluggy
 
-from . import hookspecs
 from .alarm import Alarm, TookTooLongError
 from .clock import now_s
 from .errors import BackpropError, PluginError
-from .hookspecs import PROJECT
+from .implementations import SPECS, Implementation, implementation, marked, problem_with
 from .interfaces import NEEDS
 from .records import PluginFailure, PluginOption, Record
 
@@ -47,26 +45,6 @@ class Answer(Record, frozen=True):
     failure: PluginFailure | None = None
 
 
-class _Manager(pluggy.PluginManager):
-    """Looks at what is marked alone: pluggy takes longer over every attribute of a plugin than its import takes."""
-
-    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        return super().parse_hookimpl_opts(plugin, name) if _mark(plugin, name, "impl") else None
-
-    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> pluggy.HookspecOpts | None:
-        return (
-            super().parse_hookspec_opts(module_or_class, name)
-            if _mark(module_or_class, name, "spec")
-            else None
-        )
-
-
-def _mark(place: object, name: str, kind: str) -> Mapping[str, Any] | None:
-    """Return what pluggy's marker of this kind has left at an attribute."""
-    mark = getattr(getattr(place, name, None), f"{PROJECT}_{kind}", None)
-    return mark if isinstance(mark, Mapping) else None
-
-
 class Call(Record, frozen=True):
     """One call of one implementation of a hook."""
 
@@ -75,6 +53,17 @@ class Call(Record, frozen=True):
     value: Any
     failure: PluginFailure | None
     took_s: float
+
+
+class Expected(Record, frozen=True):
+    """A plugin that says which hooks it implements, and is loaded when one of them is first asked.
+
+    `place` is where it stands among all plugins, which `load` is given.
+    """
+
+    state: PluginState
+    place: int
+    load: Callable[[int], PluginFailure | None]
 
 
 class Plugins:
@@ -88,8 +77,11 @@ class Plugins:
     ) -> None:
         self.tell = tell
         self.trace = trace
-        self._manager = _Manager(PROJECT)
-        self._manager.add_hookspecs(hookspecs)
+        self._implementations: dict[str, Sequence[Implementation]] = dict.fromkeys(SPECS, ())
+        self._states: list[PluginState] = []
+        self._loaded: dict[str, object] = {}
+        self._expected: list[Expected] = []
+        self._loading = threading.RLock()
         self._paths: dict[str, str | None] = {}
         self._others: set[str] = set()
         self._busy: dict[int, str] = {}
@@ -97,45 +89,107 @@ class Plugins:
         self.told: set[str] = set()
         self._options: list[tuple[str, PluginOption]] | None = None
         self._hung: dict[tuple[str, str | None], PluginFailure] = {}
-        self.states: list[PluginState] = []
         self.failures: list[PluginFailure] = []
         self.warnings: list[str] = []
 
-    def add(self, plugin: object, state: PluginState, *, is_local: bool = False) -> None:
-        """Register a loaded plugin under its name.
+    @property
+    def states(self) -> Sequence[PluginState]:
+        """What `backprop plugins` says of each, in the order of their sources; whoever is expected is loaded."""
+        self._load_expected(lambda _: True)
+        return self._states
 
+    def add(
+        self, plugin: object, state: PluginState, *, is_local: bool = False, place: int | None = None
+    ) -> None:
+        """Take in a loaded plugin under its name.
+
+        :param place: Where it was expected; None for the newest of all.
         :raises PluginError: for a taken name, an unknown hook (only a warning where `is_local`), a wrapper,
-            or a signature that no caller can serve.
+            a signature that no caller can serve, other hooks than were expected, or a plugin that is here already.
         """
+        self._refuse_taken(state)
+        if place is None:
+            self._load_expected(lambda one: one.state.path == getattr(plugin, "__name__", None))
+        if known := next((name for name, other in self._loaded.items() if other is plugin), None):
+            raise PluginError(f"it is loaded already, as {known!r}")
+        found = tuple(self._checked(plugin, state, place, is_local=is_local))
+        hooks = tuple(one.hook for one in found)
+        if place is not None and set(hooks) != set(state.hooks):
+            raise PluginError(f"its entry point names {_list(state.hooks)}, and it implements {_list(hooks)}")
+        for one in found:
+            others = self._implementations[one.hook]
+            self._implementations[one.hook] = sorted((one, *others), key=lambda each: each.turn)
+        self._loaded[state.name] = plugin
+        self._take_name(state)
+        self._put(msgspec.structs.replace(state, hooks=hooks), place)
+
+    def expect(self, state: PluginState, load: Callable[[int], PluginFailure | None]) -> None:
+        """Have a plugin loaded when one of the hooks is asked that it says it implements.
+
+        :param load: Is given the plugin's place, hands the plugin with it to `add`, and returns why it could not.
+        :raises PluginError: for a taken name.
+        """
+        self._refuse_taken(state)
+        self._take_name(state)
+        self._expected.append(Expected(state=state, place=len(self._states), load=load))
+        self._states.append(state)
+
+    def _load_expected(self, is_wanted: Callable[[Expected], bool]) -> None:
+        """Load whom nobody has needed yet; on any thread, the others wait for it."""
+        if not self._expected:
+            return
+        with self._loading:
+            for one in [each for each in self._expected if is_wanted(each)]:
+                self._paths.pop(one.state.name, None)  # the name is its own to take
+                if failure := one.load(one.place):
+                    self.fail(one.state, failure, one.place)
+                self._expected.remove(one)
+
+    def _refuse_taken(self, state: PluginState) -> None:
         if state.name in self._paths:
             where = self._paths[state.name]
             raise PluginError(f"two plugins are named {state.name!r}: {where} and {state.path}")
-        hooks = tuple(self._checked(plugin, state, is_local=is_local))
-        self._manager.register(plugin, name=state.name)
+
+    def _take_name(self, state: PluginState) -> None:
         self._paths[state.name] = state.path
         if state.distribution != OWN_DISTRIBUTION:
             self._others.add(state.name)
-        self.states.append(msgspec.structs.replace(state, hooks=hooks))
 
-    def _checked(self, plugin: object, state: PluginState, *, is_local: bool) -> Iterator[str]:
-        for name, function, options in implementations(plugin):
+    def _put(self, state: PluginState, place: int | None) -> None:
+        if place is None:
+            self._states.append(state)
+        else:
+            self._states[place] = state
+
+    def _checked(
+        self, plugin: object, state: PluginState, place: int | None, *, is_local: bool
+    ) -> Iterator[Implementation]:
+        for name, function, options in marked(plugin):
             problem = problem_with(name, function, options)
             if problem and is_local and name not in SPECS:
                 self.warnings.append(f"{state.path}: {problem}")
             elif problem:
                 raise PluginError(problem)
             else:
-                yield name
+                where = len(self._states) if place is None else place
+                yield implementation(state.name, name, function, options, where)
 
     def leave_out(self, state: PluginState, why: str | None = None) -> None:
         """Note that a plugin was blocked, by a person or for its place."""
-        self.states.append(msgspec.structs.replace(state, state="blocked", error=why))
+        self._put(msgspec.structs.replace(state, state="blocked", error=why, hooks=()), None)
 
-    def fail(self, state: PluginState, failure: PluginFailure) -> None:
+    def fail(self, state: PluginState, failure: PluginFailure, place: int | None = None) -> None:
         """Note that a plugin did not load; the command goes on without it."""
         self.failures.append(failure)
-        failed = msgspec.structs.replace(state, state="failed", path=failure.path, error=failure.error)
-        self.states.append(failed)
+        failed = msgspec.structs.replace(
+            state, state="failed", path=failure.path, error=failure.error, hooks=()
+        )
+        self._put(failed, place)
+
+    def _of(self, hook: str) -> Sequence[Implementation]:
+        """Return what implements a hook, in the order in which it is called."""
+        self._load_expected(lambda one: hook in one.state.hooks)
+        return self._implementations[hook]
 
     def ask(
         self, hook: str, is_asked: Callable[[str], bool] | None = None, /, **arguments: Any
@@ -145,15 +199,15 @@ class Plugins:
         :param is_asked: Called with a plugin's name when it is about to be asked; False passes it over.
         """
         answers = []
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            name = implementation.plugin_name
+        for one in self._of(hook):
+            name = one.plugin
             if is_asked is not None and not is_asked(name):
                 continue
             if failure := self._hung.get((name, hook)):
                 answers.append(Answer(plugin=name, failure=failure))
                 continue
-            given = [arguments[name] for name in implementation.argnames]
-            value, failure = self._call(name, hook, implementation.function, given)
+            given = [arguments[each] for each in one.arguments]
+            value, failure = self._call(name, hook, one.function, given)
             if failure and failure.is_hung:
                 self.give_up(failure)
             elif failure:
@@ -211,7 +265,7 @@ class Plugins:
 
     def implementers(self, hook: str) -> list[str]:
         """Name the plugins that implement the hook, the newest first."""
-        return [one.plugin_name for one in reversed(getattr(self._manager.hook, hook).get_hookimpls())]
+        return [one.plugin for one in self._of(hook)]
 
     def parts(self, hook: str, **arguments: Any) -> list[Any]:
         """Collect the parts that plugins bring; one that lacks what such a part needs is a failure."""
@@ -260,43 +314,6 @@ class Plugins:
         return found
 
 
-SPECS = {
-    name: tuple(spec.__code__.co_varnames[: spec.__code__.co_argcount])
-    for name, spec in vars(hookspecs).items()
-    if name.startswith("backprop_")
-}
-
-
-def implementations(plugin: object) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """Yield what a plugin has marked as implementations: the hook's name, the function, the mark's options."""
-    for attribute in dir(plugin):
-        options = _mark(plugin, attribute, "impl")
-        if options is not None:
-            yield options.get("specname") or attribute, getattr(plugin, attribute), options
-
-
-def problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str | None:
-    """Say why nobody could call an implementation; None where somebody can."""
-    if name not in SPECS:
-        import difflib
-
-        close = difflib.get_close_matches(name, SPECS, 1)
-        return f"there is no hook {name}" + (f"; did you mean {close[0]}?" if close else "")
-    if options.get("wrapper") or options.get("hookwrapper"):
-        return f"{name} is a hook wrapper, which Backprop does not call"
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return f"{name} is not a function"
-    if function.__defaults__ or code.co_kwonlyargcount:
-        return f"{name} has arguments with defaults, or by keyword only, which hooks may not have"
-    names = code.co_varnames[: code.co_argcount]
-    unknown = [argument for argument in names if argument not in (*SPECS[name], "self", "cls")]
-    if unknown:
-        return f"{name} takes {', '.join(unknown)}; it may take {', '.join(SPECS[name]) or 'nothing'}"
-    return None
-
-
 @contextmanager
 def said_when_slow(tell: Callable[[str], None] | None, what: str) -> Iterator[None]:
     """Say what keeps a person waiting, and go on waiting: Ctrl-C is theirs to press."""
@@ -310,6 +327,10 @@ def said_when_slow(tell: Callable[[str], None] | None, what: str) -> Iterator[No
         yield
     finally:
         timer.cancel()
+
+
+def _list(hooks: Sequence[str]) -> str:
+    return ", ".join(sorted(hooks)) or "nothing"
 
 
 def _in_words(error: BaseException) -> str:

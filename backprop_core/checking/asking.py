@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from backprop_core.errors import UsageError
-from backprop_core.plugin_sources import GROUP, find_entry_points
+from backprop_core.plugin_sources import GROUP, find_entry_points, read_target
 from backprop_core.plugins import OWN_DISTRIBUTION
 
 from .child import MOST_IMPORT_S
@@ -35,7 +35,7 @@ def targets(named: str, cwd: Path) -> list[Target]:
     points = find_entry_points()
     for point in points:
         if point.name == named:
-            return [Target(name=named, module=point.target)]
+            return [Target(name=named, module=point.target, hooks=point.hooks)]
     if _is_module(named, cwd):
         return [Target(name=named, module=named, search=(str(cwd),))]
     import difflib
@@ -80,10 +80,12 @@ def _in_folder(folder: Path) -> list[Target]:
         Target(
             name=name,
             module=module,
+            hooks=hooks,
             search=tuple(str(place) for place in (folder / "src", folder) if place.is_dir()),
             taken=tuple(point.name for point in others),
         )
-        for name, module in points.items()
+        for name, named in points.items()
+        for module, hooks in [read_target(named)]
     ]
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from backprop_core.errors import PluginError
+from backprop_core.implementations import marked, problem_with
 from backprop_core.plugin_sources import FILE_MODULE, bring
-from backprop_core.plugins import Plugins, PluginState, guarded, implementations, problem_with
+from backprop_core.plugins import Plugins, PluginState, guarded
 
 from . import parts, source
 from .findings import Problem, Report, Target
@@ -74,8 +75,14 @@ def examine(target: Target) -> Report:
         mend = "mend the error; a plugin must import wherever it is installed"
         return Report(name=name, path=target.file, problems=(Problem(what=failure.error, mend=mend),))
     plugin, path = loaded
-    problems = [*_hooks(plugin), *_slow(took_s, times.took_s), *_taken(target), *source.look_at(Path(path))]
-    hooks = tuple(sorted({hook for hook, _, _ in implementations(plugin)}))
+    problems = [
+        *_hooks(plugin),
+        *_named(plugin, target),
+        *_slow(took_s, times.took_s),
+        *_taken(target),
+        *source.look_at(Path(path)),
+    ]
+    hooks = tuple(sorted({hook for hook, _, _ in marked(plugin)}))
     plugins = Plugins()
     try:
         plugins.add(plugin, PluginState(name=name, state="active", path=path, hooks=hooks))
@@ -88,9 +95,7 @@ def examine(target: Target) -> Report:
 
 
 def _hooks(plugin: object) -> list[Problem]:
-    found = [
-        (name, problem_with(name, function, options)) for name, function, options in implementations(plugin)
-    ]
+    found = [(name, problem_with(name, function, options)) for name, function, options in marked(plugin)]
     mends = {
         "there is no hook": "the hook reference lists every hook",
         "defaults": "name the arguments it uses, without defaults",
@@ -110,6 +115,15 @@ def _hooks(plugin: object) -> list[Problem]:
         mend = "write @hookimpl above a function that bears a hook's name"
         problems.append(Problem(what="it implements no hook", mend=mend))
     return problems
+
+
+def _named(plugin: object, target: Target) -> list[Problem]:
+    """Say where an entry point names other hooks than its plugin implements: those it leaves out are never called."""
+    found = {hook for hook, _, _ in marked(plugin)}
+    if not target.hooks or set(target.hooks) == found:
+        return []
+    mend = f'NAME = "{target.module} [{", ".join(sorted(found))}]", or no brackets at all'
+    return [Problem(what=f"its entry point names {', '.join(target.hooks)}", mend=mend)]
 
 
 def _slow(took_s: float, imports: Mapping[str, float]) -> list[Problem]:

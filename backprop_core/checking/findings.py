@@ -8,7 +8,8 @@ from backprop_core.records import Record
 class Target(Record, frozen=True):
     """A plugin to be checked: `module` or `module:attribute` to import, or a `file` to run.
 
-    `search` are folders to import from besides the interpreter's own; `taken` are names of other plugins.
+    `search` are folders to import from besides the interpreter's own; `taken` are names of other plugins. `hooks` are
+    those that its entry point names; empty where it names none.
     """
 
     name: str
@@ -16,6 +17,7 @@ class Target(Record, frozen=True):
     file: str | None = None
     search: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
 
 class Problem(Record, frozen=True):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from backprop_core.errors import PluginError
+from backprop_core.implementations import SPECS, marked
 from backprop_core.interfaces import NEEDS
 from backprop_core.plugin_options import refuse_clashes
-from backprop_core.plugins import SPECS, Plugins, guarded, implementations
+from backprop_core.plugins import Plugins, guarded
 from backprop_core.records import (
     CheckpointSaved,
     Gpu,
@@ -69,10 +70,10 @@ def unmarked(plugin: object) -> Iterator[Problem]:
     """Yield functions that bear a hook's name, or nearly, and that nobody will call."""
     import difflib
 
-    marked = {function for _, function, _ in implementations(plugin)}
+    known = {function for _, function, _ in marked(plugin)}
     for name in dir(plugin):
         function = getattr(plugin, name, None)
-        if not name.startswith("backprop_") or not callable(function) or function in marked:
+        if not name.startswith("backprop_") or not callable(function) or function in known:
             continue
         close = difflib.get_close_matches(name, SPECS, 1, 0.8)
         if close:

@@ -121,12 +121,13 @@ def test_a_folder_is_checked_with_its_papers_and_its_names(project: Project) -> 
     project.write("dist/src/mine.py", GOOD)
     project.write(
         "dist/pyproject.toml",
-        '[project]\nname = "mine"\nversion = "1"\n[project.entry-points.backprop]\njson = "mine"\n',
+        '[project]\nname = "mine"\nversion = "1"\n[project.entry-points.backprop]\njson = "mine [backprop_govern]"\n',
     )
     done = project.run("plugins", "check", "dist")
     assert done.code == 1
     for said in (
         "another plugin is named json",
+        "its entry point names backprop_govern",
         "there is no README",
         "it does not say that it needs backprop-core",
     ):
@@ -167,7 +168,7 @@ def test_every_built_in_plugin_passes_the_check() -> None:
 
     points = [point for point in find_entry_points() if point.distribution == "backprop-core"]
     assert len(points) > 15
-    reports = [examine(Target(name=point.name, module=point.target)) for point in points]
+    reports = [examine(Target(name=point.name, module=point.target, hooks=point.hooks)) for point in points]
     assert {report.name: list(map(str, report.problems)) for report in reports if report.problems} == {}
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pluggy
 import pytest
 from fake_plugins import bring, plugin, plugins_with
 
-from backprop_core import PluginError, hookimpl
+from backprop_core import PluginError, hookimpl, hookspecs
+from backprop_core.hookspecs import PROJECT
+from backprop_core.implementations import marked
 from backprop_core.plugin_sources import (
     LOCAL_NAME,
     EntryPoint,
@@ -22,7 +27,8 @@ from backprop_core.plugin_sources import (
     load,
     untrusted,
 )
-from backprop_core.plugins import PATIENT, Plugins, PluginState, guarded
+from backprop_core.plugin_sources import bring as load_it
+from backprop_core.plugins import OWN_DISTRIBUTION, PATIENT, Plugins, PluginState, guarded
 from backprop_core.records import PluginOption
 
 HOOK = "from backprop_core import hookimpl\n@hookimpl\ndef backprop_status_report():\n    return {!r}\n"
@@ -62,7 +68,8 @@ def test_entry_points_are_read_from_the_metadata_of_distributions_ours_first(tmp
     install(
         tmp_path,
         "aaa",
-        "[console_scripts]\nx = y\n\n[backprop]\n# a comment\n; another\nnotify=aaa.it:plugin\n",
+        "[console_scripts]\nx = y\n\n[backprop]\n# a comment\n; another\nnotify=aaa.it:plugin\n"
+        "two = aaa.two [backprop_govern,backprop_admit ]\n",
     )
     install(tmp_path, "backprop_core", "[backprop]\nram = builtin.ram\n[other]\nz = z\n")
     install(tmp_path, "none", "[console_scripts]\nbackprop = x\n")
@@ -73,6 +80,13 @@ def test_entry_points_are_read_from_the_metadata_of_distributions_ours_first(tmp
         EntryPoint(name="ram", target="builtin.ram", distribution="backprop-core", version="1.2"),
         EntryPoint(name="old", target="old", distribution="old-style", version="2.0"),
         EntryPoint(name="notify", target="aaa.it:plugin", distribution="aaa", version="1.2"),
+        EntryPoint(
+            name="two",
+            target="aaa.two",
+            distribution="aaa",
+            version="1.2",
+            hooks=("backprop_govern", "backprop_admit"),
+        ),
     ]
 
 
@@ -196,6 +210,132 @@ def test_a_local_file_that_does_not_load_is_a_failure_and_its_unknown_hook_a_war
     assert plugins.warnings == [
         f"{local}: there is no hook backprop_status_reprot; did you mean backprop_status_report?"
     ]
+
+
+# Loading when it is needed ---------------------------------------------------------------------
+
+NOTING = "import noted\nnoted.names.append(__name__)\n"
+
+
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the plugins that were imported, in that order."""
+    noted = ModuleType("noted")
+    noted.names = []  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "noted", noted)
+    names: list[str] = noted.names
+    return names
+
+
+def test_each_built_in_entry_point_names_exactly_the_hooks_that_its_plugin_implements() -> None:
+    points = [point for point in find_entry_points() if point.distribution == OWN_DISTRIBUTION]
+    named = {point.name: set(point.hooks) for point in points}
+    assert named == {
+        point.name: {hook for hook, _, _ in marked(load_it(point.target)[0])} for point in points
+    }
+    assert all(named.values())
+
+
+def test_a_plugin_that_names_its_hooks_is_imported_when_one_of_them_is_asked(
+    site: Path, imported: list[str]
+) -> None:
+    points = "lazy = lazy_one [backprop_status_report, backprop_run_paused]\neager = eager_one\n"
+    install(site, "other", f"[backprop]\n{points}")
+    paused = "@hookimpl\ndef backprop_run_paused():\n    pass\n"
+    (site / "lazy_one.py").write_text(NOTING + HOOK.format("lazy") + paused)
+    (site / "eager_one.py").write_text(NOTING + HOOK.format("eager"))
+    plugins = load(Wanted())
+    assert imported == ["eager_one"]
+    plugins.ask("backprop_commands")
+    assert imported == ["eager_one"]
+    assert plugins.implementers("backprop_run_paused") == ["lazy"]
+    assert imported == ["eager_one", "lazy_one"]
+    assert reports(plugins) == ["eager", "lazy"]
+    assert imported == ["eager_one", "lazy_one"]
+
+
+def test_the_order_of_calls_is_as_if_everybody_had_been_loaded_at_once(site: Path) -> None:
+    install(site, "other", "[backprop]\na = a_plugin [backprop_status_report]\nb = b_plugin\n")
+    install(site, "third", "[backprop]\nc = c_plugin [backprop_status_report]\n")
+    for name in "abc":
+        (site / f"{name}_plugin.py").write_text(HOOK.format(name))
+    plugins = load(Wanted())
+    assert reports(plugins) == ["c", "b", "a"]
+    assert [state.name for state in plugins.states[-3:]] == ["a", "b", "c"]
+
+
+def test_the_order_of_calls_is_pluggys() -> None:
+    marks: list[dict[str, Any]] = [{}, {"tryfirst": True}, {"trylast": True}] * 2
+    for given in itertools.permutations(marks):
+        ours, theirs = Plugins(), pluggy.PluginManager(PROJECT)
+        theirs.add_hookspecs(hookspecs)
+        for name, options in zip("abcdef", given, strict=True):
+            made = wrapping(**options)
+            ours.add(made, PluginState(name=name, state="active"))
+            theirs.register(made, name)
+        called = [each.plugin_name for each in theirs.hook.backprop_status_report.get_hookimpls()]
+        assert ours.implementers("backprop_status_report") == called[::-1]
+
+
+def test_one_that_does_not_import_is_a_named_failure_when_it_is_needed(site: Path) -> None:
+    install(site, "other", "[backprop]\nother = other_plugin [backprop_status_report]\n")
+    (site / "other_plugin.py").write_text("1 / 0")
+    plugins = load(Wanted())
+    assert plugins.failures == []
+    assert reports(plugins) == []
+    assert reports(plugins) == []
+    assert [failure.error for failure in plugins.failures] == ["ZeroDivisionError: division by zero"]
+    assert plugins.failures[0].path == str(site / "other_plugin.py")
+    assert state(plugins, "other").state == "failed"
+
+
+@pytest.mark.parametrize("hooks", ["backprop_commands", "backprop_commands, backprop_status_report"])
+def test_one_that_implements_other_hooks_than_it_names_is_refused(site: Path, hooks: str) -> None:
+    install(site, "other", f"[backprop]\nother = other_plugin [{hooks}]\n")
+    (site / "other_plugin.py").write_text(HOOK.format("x"))
+    plugins = load(Wanted())
+    plugins.ask("backprop_commands")
+    assert [failure.error for failure in plugins.failures] == [
+        f"its entry point names {hooks}, and it implements backprop_status_report"
+    ]
+    assert reports(plugins) == []
+
+
+def test_a_name_is_taken_before_its_plugin_is_loaded(site: Path, imported: list[str]) -> None:
+    install(site, "first", "[backprop]\nsame = first_plugin [backprop_status_report]\n")
+    install(site, "second", "[backprop]\nsame = second_plugin\n")
+    for name in ("first", "second"):
+        (site / f"{name}_plugin.py").write_text(NOTING + HOOK.format(name))
+    plugins = load(Wanted())
+    (failure,) = plugins.failures
+    assert failure.error.startswith("two plugins are named 'same': first_plugin and ")
+    assert reports(plugins) == ["first"]
+    assert [state.state for state in plugins.states if state.name == "same"] == ["active", "failed"]
+
+
+def test_one_that_is_there_already_is_not_taken_in_by_another_name(site: Path) -> None:
+    install(site, "other", "[backprop]\nother = other_plugin [backprop_status_report]\n")
+    (site / "other_plugin.py").write_text(HOOK.format("x"))
+    with pytest.raises(PluginError, match="it is loaded already, as 'other'"):
+        load(Wanted(modules=("other_plugin",)))
+
+
+def test_several_threads_that_ask_at_once_all_hear_one_that_is_loaded_just_then(
+    site: Path, imported: list[str]
+) -> None:
+    install(site, "other", "[backprop]\nother = other_plugin [backprop_status_report]\n")
+    (site / "other_plugin.py").write_text(
+        NOTING + "import time\ntime.sleep(0.2)  # a slow disk\n" + HOOK.format("x")
+    )
+    plugins = load(Wanted())
+    heard: list[list[Any]] = []
+    threads = [threading.Thread(target=lambda: heard.append(reports(plugins))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heard == [["x"]] * 4
+    assert imported == ["other_plugin"]
 
 
 # Trust -----------------------------------------------------------------------------------------
