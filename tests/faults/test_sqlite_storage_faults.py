@@ -33,7 +33,7 @@ import json, os, resource, signal, sys, time
 from contextlib import closing
 from pathlib import Path
 from backprop_builtin.storage import _database
-from backprop_builtin.storage._files import LockBusyError
+from backprop_builtin.storage._locks import LockBusyError
 from backprop_builtin.storage._run_folders import RunFolders
 from backprop_builtin.storage._sqlite_store import SqliteStorage
 from backprop_core import Intent, RunRecord, RunState, StorageError
@@ -262,7 +262,10 @@ def test_store_that_begins_on_a_full_disk_leaves_no_half_made_file(
     home: Path, storage: SqliteStorage
 ) -> None:
     assert finished(start("begin_on_a_full_disk", home)).startswith("refused cannot make ")
-    assert sorted(path.name for path in home.iterdir()) == ["experiments.db.lock"]
+    assert sorted(path.name for path in home.iterdir()) == [
+        "experiments.db.lock",
+        "experiments.db.lock.queue",
+    ]
     storage.save(make_record("r"))
     assert ids(storage) == ["r"]
 

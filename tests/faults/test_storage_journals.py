@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backprop_builtin.storage._files import locked
 from backprop_builtin.storage._journals import Journals
+from backprop_builtin.storage._locks import locked
 from backprop_builtin.storage._records import seal
 from backprop_builtin.storage._run_folders import RunFolders
 from backprop_builtin.storage._sqlite_store import SqliteStorage
@@ -31,7 +31,7 @@ WAIT_S = 0.2
 CHILD = r"""
 import json, os, signal, sys
 from pathlib import Path
-from backprop_builtin.storage._files import locked
+from backprop_builtin.storage._locks import locked
 from backprop_builtin.storage._run_folders import RunFolders
 from backprop_builtin.storage._sqlite_store import SqliteStorage
 from backprop_builtin.storage.json_file import JsonStorage

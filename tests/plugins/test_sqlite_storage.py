@@ -164,7 +164,8 @@ def test_looking_makes_no_files(storage: SqliteStorage, home: Path) -> None:
 def test_closing_leaves_one_file_without_a_log(storage: SqliteStorage, file: Path) -> None:
     storage.save(make_record("r"))
     storage.close()
-    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{file.name}.lock", "runs"]
+    beside = [f"{file.name}.lock", f"{file.name}.lock.queue", "runs"]
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, *beside]
 
 
 def test_polling_for_requests_takes_no_lock(storage: SqliteStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,12 @@ from backprop_core import StorageError, is_on_network, open_private
 from ._files import (
     OURS_ALONE,
     DamageError,
-    LockBusyError,
     explained,
     keep_aside,
     remove_leftovers,
     sync_folder,
 )
+from ._locks import LockBusyError
 from ._records import glance
 from ._run_folders import claim
 

@@ -1,4 +1,4 @@
-"""Files that survive a kill at any moment: bounded locks, whole replacement, folders of one's own."""
+"""Files that survive a kill at any moment: whole replacement, folders of one's own."""
 
 from __future__ import annotations
 
@@ -10,21 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from backprop_core import StorageError, open_private
 
 OURS_ALONE = 0o600
 NO_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
-_FIRST_PAUSE_S = 0.0005
-_LONGEST_PAUSE_S = 0.01
 
 
 class DamageError(Exception):
     """The file is there and is not what it should be; the message says how, to follow its name."""
-
-
-class LockBusyError(StorageError):
-    """Another process held the lock for all of the time that was allowed."""
 
 
 @contextmanager
@@ -36,55 +31,26 @@ def explained(doing: str, path: str | Path) -> Iterator[None]:
         raise StorageError(f"cannot {doing} {path}: {error.strerror or error}") from error
 
 
-@contextmanager
-def locked(path: str, wait_s: float) -> Iterator[int]:
-    """Hold the file's lock, and give its descriptor, open for reading and writing.
+class Stamp(NamedTuple):
+    """What tells a file from what replaces it, and from what it was before."""
 
-    :param wait_s: How long to wait for another holder, in seconds.
-    :raises LockBusyError: when it is still held then.
-    :raises StorageError: when it cannot be opened, or the file system has no locks.
-    """
-    with explained("open", path):
-        descriptor = open_private(path, os.O_RDWR)
-    try:
-        _take_lock(descriptor, path, wait_s)
-        yield descriptor
-    finally:
-        with explained("close", path):  # the lock goes in any case
-            os.close(descriptor)
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
-def _take_lock(descriptor: int, path: str, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    pause_s = _FIRST_PAUSE_S
-    while not _is_lock_taken(descriptor, path):
-        if time.monotonic() >= deadline:
-            raise LockBusyError(
-                f"{path} has been locked by another process for {wait_s:g} s",
-                "`fuser -v` on that file names it: a stopped process keeps its lock until it goes on or ends",
-            )
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Give the stamp of a file that was looked at."""
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _is_lock_taken(descriptor: int, path: str) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise StorageError(
-            f"cannot lock {path}: {error.strerror or error}",
-            "nothing is written without a lock: keep the records on a file system that has flock",
-        ) from error
-    return True
-
-
-def read_plain_file(path: str | Path) -> bytes | None:
-    """Read all of a file; None when it does not exist.
+def open_plain_file(path: str | Path) -> int | None:
+    """Open a file to read it; None when it does not exist.
 
     :raises DamageError: for a folder, a pipe or a device.
-    :raises OSError: when it cannot be read.
+    :raises OSError: when it cannot be opened.
     """
     try:
         # O_NONBLOCK: opening a named pipe would wait for a writer for ever.
@@ -94,15 +60,36 @@ def read_plain_file(path: str | Path) -> bytes | None:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DamageError("is not a file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_plain_file(path: str | Path) -> bytes | None:
+    """Read all of a file; None when it does not exist.
+
+    :raises DamageError: for a folder, a pipe or a device.
+    :raises OSError: when it cannot be read.
+    """
+    descriptor = open_plain_file(path)
+    return None if descriptor is None else read_and_close(descriptor)
+
+
+def read_and_close(descriptor: int) -> bytes:
+    """Read all of an open file."""
+    try:
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, *content: bytes | memoryview, is_durable: bool = True) -> Stamp | None:
     """Give the file new content, all of it or none, whatever happens meanwhile; durable on return.
 
+    :param is_durable: False where a power cut may undo it, or leave something else.
+    :returns: The stamp of just this content; None where the file system tells too little of a file.
     :raises OSError: with the old content intact, or (from the last step, the folder's fsync) with the
         new content in place that a power cut may still undo.
     """
@@ -110,8 +97,11 @@ def replace_file(path: Path, content: bytes) -> None:
     try:
         descriptor = open_private(temporary, os.O_WRONLY | os.O_EXCL)
         try:
-            write_all(descriptor, content)
-            _make_durable(descriptor)
+            for piece in content:
+                write_all(descriptor, piece)
+            written = _marked(descriptor)
+            if is_durable:
+                _make_durable(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
@@ -119,10 +109,31 @@ def replace_file(path: Path, content: bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    sync_folder(path.parent)
+    if is_durable:
+        sync_folder(path.parent)
+    return _stamp_once_renamed(path, written)
 
 
-def write_all(descriptor: int, content: bytes) -> None:
+def _marked(descriptor: int) -> Stamp | None:
+    """Give a file a time of its own: the system's clock, which stands still for milliseconds, never tells it."""
+    now_ns = time.time_ns()
+    with suppress(OSError):
+        os.utime(descriptor, ns=(now_ns, now_ns))
+        stamp = stamp_of(os.fstat(descriptor))
+        return stamp if stamp.modified_ns == now_ns else None
+    return None
+
+
+def _stamp_once_renamed(path: Path, written: Stamp | None) -> Stamp | None:
+    """Give the file's stamp unless somebody else has written to it since."""
+    if written is not None:
+        with suppress(OSError):
+            stamp = stamp_of(os.lstat(path))
+            return stamp if stamp[:-1] == written[:-1] else None
+    return None
+
+
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
     """Write every byte: a disk that fills up takes a part first and says so at the next call."""
     rest = memoryview(content)
     while rest:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _ENTRY = re.compile(r'"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"\s*:\s*(?=\{)')
 _SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}')
 _SEAL_LENGTH = len(b',"checksum":"01234567"}')
+OPENING, SEPARATOR, CLOSING = b"{\n", b",\n", b"\n}\n"
 
 
 class Glance(msgspec.Struct, rename="camel", gc=False):
@@ -48,7 +49,7 @@ def parse(text: bytes) -> dict[str, msgspec.Raw]:
 
     :raises DamageError: when it is not one JSON object.
     """
-    if not text.strip():
+    if text.isspace() or not text:
         raise DamageError("is empty")
     try:
         return _records_of(text)
@@ -71,21 +72,35 @@ def _on_one_line(record: bytes | msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.format(bytes(record), indent=-1))
 
 
-def join(records: dict[str, msgspec.Raw]) -> bytes:
-    """Write the file's text, with each record on one line."""
-    text = _joined(records)
-    if text.count(b"\n") > len(records) + 2:
-        return _joined({run_id: _on_one_line(raw) for run_id, raw in records.items()})
-    return text
+def entry(run_id: str, record: bytes) -> bytes:
+    """Write a record as a line of the file, without what separates lines."""
+    return msgspec.json.encode(run_id) + b": " + record
 
 
-def _joined(records: dict[str, msgspec.Raw]) -> bytes:
-    parts: list[Any] = []
-    for run_id, raw in records.items():
-        parts += (b",\n", msgspec.json.encode(run_id), b": ", raw)
-    parts[:1] = [b"{\n"]
-    parts.append(b"\n}\n")
-    return b"".join(parts)
+def record_in(line: bytes, run_id: str) -> bytes | None:
+    """Take a record out of its line, given with a character before and behind it; None where it is not whole."""
+    beginning = b"\n" + entry(run_id, b"")
+    if not line.startswith(beginning) or line[-1:] not in (b",", b"\n"):
+        return None
+    record = line[len(beginning) : -1]
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: bytes) -> bool:
+    if record.endswith(b'"}') and _SEAL.fullmatch(record[-_SEAL_LENGTH:]):
+        return is_intact(record)
+    try:
+        return bool(_records_of(record))
+    except UNREADABLE:
+        return False
+
+
+def lines_of(records: dict[str, msgspec.Raw]) -> list[bytes]:
+    """Write each record as a line of the file."""
+    lines = [entry(run_id, bytes(raw)) for run_id, raw in records.items()]
+    if any(b"\n" in line for line in lines):
+        return [entry(run_id, bytes(_on_one_line(raw))) for run_id, raw in records.items()]
+    return lines
 
 
 def salvage(text: bytes) -> dict[str, msgspec.Raw]:
@@ -185,16 +200,19 @@ def glances_at(records: dict[str, msgspec.Raw]) -> list[Glance]:
         return [glance(raw) for raw in records.values()]
 
 
-def newest_first(
-    records: dict[str, msgspec.Raw], states: Collection[str] = (), glances: Sequence[Glance] | None = None
-) -> list[str]:
-    """Order run ids by start; of two that started together the one further down in the file comes first.
+def newest_first(records: dict[str, msgspec.Raw]) -> list[str]:
+    """Order run ids by start; of two that started together the one further down in the file comes first."""
+    glances = glances_at(records)
+    return ordered(list(records), [seen.start_time for seen in glances], [seen.status for seen in glances])
 
-    :param glances: What `glances_at` found in the records, where that is known already.
-    """
-    glances = glances_at(records) if glances is None else glances
-    starts = [seen.start_time for seen in glances]
-    chosen = [place for place, seen in enumerate(glances) if not states or seen.status in states]
-    chosen.sort(key=starts.__getitem__)
-    ids = list(records)
-    return [ids[place] for place in reversed(chosen)]
+
+def ordered(
+    ids: Sequence[str],
+    starts: Sequence[float],
+    states: Sequence[str | None],
+    wanted: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Order run ids as `newest_first` does; `wanted` are states, none of which is named where all are wanted."""
+    places = [place for place, state in enumerate(states) if not wanted or state in wanted]
+    places.sort(key=starts.__getitem__)
+    return [ids[place] for place in reversed(places)]

@@ -8,7 +8,8 @@ import msgspec
 
 from backprop_core import Intent, StorageError
 
-from ._files import LockBusyError, explained, locked, write_all
+from ._files import explained, write_all
+from ._locks import LockBusyError, locked
 from ._records import UNREADABLE
 from ._run_folders import REQUESTS, RunFolders
 

@@ -18,8 +18,9 @@ from backprop_core import Flaw, Intent, Progress, RunRecord, RunState, StorageEr
 
 from . import _database, _flaws
 from ._database import SCHEMA_VERSION, Database, sqlite_explained
-from ._files import DamageError, LockBusyError, explained, locked
+from ._files import DamageError, explained
 from ._journals import Journal, Journals
+from ._locks import LockBusyError, locked_in_turn
 from ._reading import Reading
 from ._records import newest_first, refuse_newer, seal
 from ._requests import TAKE_WAIT_S, decode_request, encode_request
@@ -237,7 +238,7 @@ class SqliteStorage:
         """Hold the lock of writers; gives what is left of the wait, in seconds, for other programs' locks."""
         wait_s = self._lock_wait_s if wait_s is None else wait_s
         end_s = time.monotonic() + wait_s
-        with locked(f"{self.path}.lock", wait_s):
+        with locked_in_turn(f"{self.path}.lock", wait_s):
             yield max(0.0, end_s - time.monotonic())
 
     def _look(

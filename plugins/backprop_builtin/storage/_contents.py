@@ -1,0 +1,193 @@
+"""What experiments.json holds, read whole, or by way of its index only as far as it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from ._index import Columns
+from ._records import (
+    CLOSING,
+    OPENING,
+    SEPARATOR,
+    entry,
+    glance,
+    glances_at,
+    lines_of,
+    ordered,
+    record_in,
+)
+
+Changes = Mapping[str, bytes | None]
+"""Records to add or replace, by run id; None removes one."""
+
+
+class StaleIndexError(Exception):
+    """A record does not lie where the index says: the file has to be read whole."""
+
+
+class Text(NamedTuple):
+    """The file as it is to be written: in pieces, and what its index is to say."""
+
+    pieces: Sequence[bytes | memoryview]
+    columns: Columns
+
+
+class Contents(Protocol):
+    """The records of a file, as it was when it was looked at."""
+
+    def newest_first(self, states: frozenset[str]) -> list[str]:
+        """Order the ids of runs in these states, or in every one; what started last comes first."""
+
+    def line(self, run_id: str) -> bytes | None:
+        """Give a record; None where there is none."""
+
+    def lines(self) -> list[tuple[str, bytes]]:
+        """Give every record, in the order of the file."""
+
+    def changed(self, changes: Changes) -> Text:
+        """Write the file with changes; what is added comes last."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Parsed:
+    """All records of a file."""
+
+    def __init__(self, records: dict[str, msgspec.Raw]) -> None:
+        self._records = records
+
+    @cached_property
+    def _seen(self) -> tuple[list[int | float], list[str | None]]:
+        return _starts_and_states(self._records)
+
+    def newest_first(self, states: frozenset[str]) -> list[str]:
+        return ordered(list(self._records), *self._seen, states)
+
+    def line(self, run_id: str) -> bytes | None:
+        raw = self._records.get(run_id)
+        return None if raw is None else bytes(raw)
+
+    def lines(self) -> list[tuple[str, bytes]]:
+        return [(run_id, bytes(raw)) for run_id, raw in self._records.items()]
+
+    def changed(self, changes: Changes) -> Text:
+        records = dict(self._records)
+        for run_id, line in changes.items():
+            if line is None:
+                records.pop(run_id, None)
+            else:
+                records[run_id] = msgspec.Raw(line)
+        lines = lines_of(records)
+        starts, states = _starts_and_states(records)
+        columns = Columns(list(records), starts, states, [len(line) for line in lines])
+        return Text((OPENING, SEPARATOR.join(lines), CLOSING), columns)
+
+    def close(self) -> None:
+        pass
+
+
+class Indexed:
+    """The records of a file that has an index. An open file stays what it is when another one takes its name.
+
+    Each method raises StaleIndexError when something else lies where a record should.
+    """
+
+    def __init__(self, descriptor: int, columns: Columns) -> None:
+        self._descriptor = descriptor
+        self._columns = columns
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {run_id: place for place, run_id in enumerate(self._columns.ids)}
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        """Where each line begins, and where one more would."""
+        lengths = (length + len(SEPARATOR) for length in self._columns.lengths)
+        return list(accumulate(lengths, initial=len(OPENING)))
+
+    def newest_first(self, states: frozenset[str]) -> list[str]:
+        return ordered(self._columns.ids, self._columns.starts, self._columns.states, states)
+
+    def line(self, run_id: str) -> bytes | None:
+        place = self._places.get(run_id)
+        if place is None:
+            return None
+        begin, length = self._begins[place], self._columns.lengths[place]
+        return _whole(os.pread(self._descriptor, length + 2, begin - 1), run_id)
+
+    def lines(self) -> list[tuple[str, bytes]]:
+        text = self._text()
+        ends = zip(self._columns.ids, self._begins, self._columns.lengths, strict=False)
+        return [(run_id, _whole(text[begin - 1 : begin + size + 1], run_id)) for run_id, begin, size in ends]
+
+    def _text(self) -> bytes:
+        size = self._columns.size
+        text = os.pread(self._descriptor, size, 0)
+        if len(text) != size or not text.startswith(OPENING) or not text.endswith(CLOSING):
+            raise StaleIndexError
+        return text
+
+    def changed(self, changes: Changes) -> Text:
+        for run_id in changes:
+            self.line(run_id)  # to see that it lies there
+        text = memoryview(self._text())
+        ids, begins = self._columns.ids, self._begins
+        parts: list[bytes | memoryview] = []
+        done = 0
+        for place in sorted(self._places[run_id] for run_id in changes if run_id in self._places):
+            if done < place:
+                parts.append(text[begins[done] : begins[place] - len(SEPARATOR)])
+            line = changes[ids[place]]
+            parts += [] if line is None else [entry(ids[place], line)]
+            done = place + 1
+        if done < len(ids):
+            parts.append(text[begins[done] : begins[-1] - len(SEPARATOR)])
+        parts += [entry(one, line) for one, line in changes.items() if line and one not in self._places]
+        return Text(_separated(parts), self._changed_columns(changes))
+
+    def _changed_columns(self, changes: Changes) -> Columns:
+        ids, starts, states, lengths = (list(column) for column in msgspec.structs.astuple(self._columns))
+        removed = []
+        for run_id, line in changes.items():
+            place = self._places.get(run_id, len(ids))
+            if line is None:
+                removed += [place] if run_id in self._places else []
+                continue
+            seen = glance(line)
+            ids[place : place + 1] = [run_id]
+            starts[place : place + 1] = [seen.start_time]
+            states[place : place + 1] = [seen.status]
+            lengths[place : place + 1] = [len(entry(run_id, line))]
+        for place in sorted(removed, reverse=True):
+            del ids[place], starts[place], states[place], lengths[place]
+        return Columns(ids, starts, states, lengths)
+
+
+def _starts_and_states(records: dict[str, msgspec.Raw]) -> tuple[list[int | float], list[str | None]]:
+    glances = glances_at(records)
+    return [seen.start_time for seen in glances], [seen.status for seen in glances]
+
+
+def _whole(line: bytes, run_id: str) -> bytes:
+    record = record_in(line, run_id)
+    if record is None:
+        raise StaleIndexError(run_id)
+    return record
+
+
+def _separated(parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    pieces: list[bytes | memoryview] = [OPENING]
+    for part in parts:
+        pieces += [SEPARATOR, part] if len(pieces) > 1 else [part]
+    return [*pieces, CLOSING]
