@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from .clock import now_s
@@ -15,7 +16,7 @@ from .machine import ProbeReader, choose_probe, measure
 from .plugins import Plugins
 from .records import Gpu, Machine, Record, RunRequest
 from .settings import Settings
-from .slots import GpuReservation, Slot, Slots, after_reservations, host_folder
+from .slots import GpuReservation, Holder, Slot, Slots, after_reservations, host_folder
 
 LOOK_EVERY_S = 2.0
 LOOK_SOON_S = 0.25  # after a slot was freed, whose GPU memory the driver may give back a moment later
@@ -38,10 +39,11 @@ class Admitted(Record, frozen=True):
 
 
 class Weighed(Record, frozen=True):
-    """A verdict, with what it was based on."""
+    """A verdict, with what it was based on; `held` names the slots in use, and who holds them."""
 
     verdict: Verdict
     machine: Machine
+    held: Mapping[str, Holder]
 
 
 class Admission:
@@ -92,10 +94,11 @@ class Admission:
             if not reasons or force:
                 most = 1_000_000 if force else self._settings.max_parallel
                 reservations = [self._reservation(gpu, gpus or ()) for gpu in chosen]
-                slot = self.slots.take(self._request.run_id, self._request.name, most, reservations)
+                run_id, name = self._request.run_id, self._request.name
+                slot = self.slots.take(run_id, name, most, reservations, weighed.held)
                 if slot is not None:
                     return self._admitted(slot, chosen, weighed, reasons)
-                reasons.append(self._slots_finding().reason)
+                reasons.append(self._slots_finding(weighed.held.values()).reason)
         self._refused = tuple(reasons)
         raise RefusedError(reasons, HOW_TO_GET_IN)
 
@@ -157,7 +160,8 @@ class Admission:
         return None if self._reader.probe.name == "none" else visible_gpus(read, self._environ)
 
     def _weigh(self, gpus: Sequence[Gpu] | None, *, may_pass_queue: bool = False) -> Weighed:
-        holders = self.slots.holders() if gpus else ()
+        held = self.slots.held()
+        holders = tuple(held.values())
         pids = {pid for gpu in gpus or () for pid in gpu.process_vram_mb or ()}
         trees = {
             holder.run_id: descendants_among(pids, holder.pid)
@@ -167,7 +171,7 @@ class Admission:
         free = None if gpus is None else after_reservations(gpus, holders, trees)
         machine = measure(free, self._home)
         answers = self._plugins.ask("backprop_admit", request=self._request, machine=machine)
-        others = [self._slots_finding()]
+        others = [self._slots_finding(holders)]
         if not may_pass_queue and (waiting := self.slots.waiting()):
             text = f"queue: {len(waiting)} waiting before this run (first: {waiting[0].run_id})"
             others.append(Finding(kind="refused", reason=text))
@@ -175,11 +179,10 @@ class Admission:
             others.append(Finding(kind="refused", reason=self._probe_error))
         # The newest plugin answers first; read from top to bottom, Backprop's own rules come first.
         verdict = judge(self._request.limits, machine, answers[::-1], others)
-        return Weighed(verdict=verdict, machine=machine)
+        return Weighed(verdict=verdict, machine=machine, held=held)
 
-    def _slots_finding(self) -> Finding:
-        held = self.slots.holders()
-        names = ", ".join(holder.name or holder.run_id for holder in held[:4])
+    def _slots_finding(self, held: Collection[Holder]) -> Finding:
+        names = ", ".join(holder.name or holder.run_id for holder in islice(held, 4))
         most = self._settings.max_parallel
         text = f"slots: {len(held)} of {most} in use{f' ({names})' if held else ''}, maxParallel is the limit"
         return Finding(kind="refused" if len(held) >= most else "passed", reason=text)

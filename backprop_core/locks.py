@@ -10,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,8 +51,8 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
         with suppress(StorageError):  # a full disk is no reason to refuse what the lock protects
             write_line(fd, str(os.getpid()).encode())
         yield
-        with suppress(OSError):
-            os.ftruncate(fd, 0)
+        with suppress(StorageError):
+            write_line(fd, b"")
     finally:
         os.close(fd)
 
@@ -76,27 +78,70 @@ def open_private(path: str | Path, flags: int) -> int:
 
 def try_lock(fd: int, timeout_s: float = GLANCE_S) -> bool:
     """Take the exclusive lock if it is free, or becomes so in time."""
+    if _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        return True
+    if timeout_s > GLANCE_S and _has_timer():
+        return _wait_in_turn(fd, timeout_s)
     end_s, pause_s = now_s() + timeout_s, 0.001
-    while not _flock(fd, fcntl.LOCK_EX):
-        left_s = end_s - now_s()
-        if left_s <= 0:
-            return False
+    while (left_s := end_s - now_s()) > 0:
         time.sleep(min(pause_s, left_s))
         pause_s = min(0.02, pause_s * 2)
-    return True
+        if _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return True
+    return False
+
+
+class _TooLateError(BaseException):
+    """Raised by the timer that bounds a wait for a lock."""
+
+
+def _has_timer() -> bool:
+    """Whether this thread may use the process's one timer, and nobody else does."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def _wait_in_turn(fd: int, timeout_s: float) -> bool:
+    """Wait in the kernel's queue, which wakes waiters when the lock is free: who looks now and then is passed by."""
+    is_waiting = True
+
+    def give_up(*_: object) -> None:
+        if is_waiting:
+            raise _TooLateError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    try:
+        with suppress(_TooLateError):
+            signal.setitimer(signal.ITIMER_REAL, timeout_s, timeout_s)
+            _flock(fd, fcntl.LOCK_EX)
+            is_waiting = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+    return not is_waiting or _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_held(path: Path) -> bool:
     """Tell whether somebody holds the file's lock; a file that is not there is nobody's."""
     with _opened_to_look(path) as fd:
-        return fd is not None and not _flock(fd, fcntl.LOCK_SH)
+        return fd is not None and not _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def write_line(fd: int, line: bytes) -> None:
-    """Replace what the locked file says."""
+    """Replace what the locked file says.
+
+    The end of the old line goes first and that of the new one comes last, so that nobody reads a mixture. What is
+    left of a longer one is overwritten, not cut off, which takes a file system a hundred times as long.
+    """
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, line + b"\n", 0)
+        size = os.fstat(fd).st_size
+        if size > _READ_LIMIT:  # none of ours
+            os.ftruncate(fd, size := 0)
+        if size:
+            os.pwrite(fd, b" ", size - 1)
+        filled = line.ljust(size - 1)
+        os.pwrite(fd, filled, 0)
+        os.pwrite(fd, b"\n", len(filled))
     except OSError as error:
         raise StorageError(f"a lock file cannot be written: {error.strerror}") from error
 
@@ -108,7 +153,7 @@ def read_held(path: Path) -> bytes | None:
     """
     with _opened_to_look(path) as fd:
         end_s = now_s() + GLANCE_S
-        while fd is not None and not _flock(fd, fcntl.LOCK_SH):
+        while fd is not None and not _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB):
             # A line is being written for as long as its end is missing.
             line, end, _ = os.pread(fd, _READ_LIMIT, 0).partition(b"\n")
             if end or now_s() >= end_s:
@@ -151,9 +196,9 @@ def is_on_network(path: Path, mounts: Path = MOUNTS) -> bool:
 
 
 def _flock(fd: int, kind: int) -> bool:
-    """Take the lock unless somebody is in the way; where nothing can be locked is an error, never a yes."""
+    """Take the lock; False where somebody is in the way. Where nothing can be locked is an error, never a yes."""
     try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind)
     except BlockingIOError:
         return False
     except OSError as error:

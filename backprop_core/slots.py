@@ -157,10 +157,18 @@ class Slots:
         return {name: holder for name, holder in found.items() if holder is not None}
 
     def take(
-        self, run_id: str, name: str | None, max_parallel: int, gpus: Sequence[GpuReservation] = ()
+        self,
+        run_id: str,
+        name: str | None,
+        max_parallel: int,
+        gpus: Sequence[GpuReservation] = (),
+        held: Collection[str] | None = None,
     ) -> Slot | None:
-        """Take the lowest free slot; None when `max_parallel` are held. Only under the admission lock."""
-        held = self._held()
+        """Take the lowest free slot; None when `max_parallel` are held. Only under the admission lock.
+
+        :param held: The slots that are held, where they were looked at since that lock was taken.
+        """
+        held = self._held() if held is None else held
         if len(held) >= max_parallel:
             return None
         holder = Holder(run_id=run_id, name=name, pid=os.getpid(), since_ms=now_ms(), gpus=tuple(gpus))
@@ -378,6 +386,6 @@ def _is_alive(ticket: Path) -> bool:
 def _numbered(folder: Path) -> list[str]:
     """The files in the folder that are called a number, in order."""
     try:
-        return sorted((file.name for file in folder.iterdir() if file.name.isdecimal()), key=int)
+        return sorted(filter(str.isdecimal, os.listdir(folder)), key=int)
     except OSError as error:
         raise StorageError(f"{folder} cannot be read: {error.strerror}") from error

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import pytest
+from kit import wait_for
 
 from backprop_builtin.events import hf_trainer, iter_loss, json_lines, keras, lightning, tables, tqdm
 from backprop_builtin.gpu_probes.nvidia_smi import NvidiaSmi
 from backprop_builtin.launchers.local import LocalLauncher
-from backprop_core import CheckpointSaved, Event, EventParser, GpuProbe, Launcher, Progress
+from backprop_core import CheckpointSaved, EngineState, Event, EventParser, GpuProbe, Launcher, Progress
 from backprop_core.testing import (
     EventParserContract,
     FakeNvidiaSmi,
@@ -20,12 +24,32 @@ from backprop_core.testing import (
     LauncherContract,
     make_record,
 )
+from backprop_core.testing.launcher_contract import MakePlan
 
 
 class TestLocalLauncher(LauncherContract):
     @pytest.fixture
     def launcher(self) -> Launcher:
         return LocalLauncher()
+
+    def test_what_an_agent_said_is_known_after_its_log_was_closed(
+        self, launcher: Launcher, make_plan: MakePlan
+    ) -> None:
+        says = "import sys; sys.exit('no room')"
+        plan = msgspec.structs.replace(make_plan(), command=(sys.executable, "-S", "-c", says))
+        log = os.path.realpath(plan.run_dir / "agent.log")
+        handle = launcher.submit(plan)
+
+        def gone() -> EngineState | None:
+            state = launcher.state([handle])[handle]
+            return state if state.phase == "gone" else None
+
+        last = wait_for(gone, "its end")
+        assert last == EngineState(phase="gone", exit_code=1, detail="no room")
+        ours = [os.path.realpath(f"/dev/fd/{number}") for number in os.listdir("/dev/fd")]
+        assert log not in ours
+        assert launcher.state([handle])[handle] == last
+        assert launcher.submit(plan) == handle, "no second agent for one attempt"
 
 
 class TestNvidiaSmi(GpuProbeContract):

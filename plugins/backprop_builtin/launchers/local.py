@@ -28,6 +28,7 @@ class LocalLauncher:
 
     def __init__(self) -> None:
         self._started: dict[str, tuple[Popen[bytes], int]] = {}
+        self._ended: dict[str, EngineState] = {}
 
     def preflight(self, plan: LaunchPlan) -> Sequence[str]:
         return [] if plan.run_dir.is_dir() else [f"the run's folder {plan.run_dir} does not exist"]
@@ -39,7 +40,7 @@ class LocalLauncher:
         import subprocess
 
         handle = f"{plan.run_id}/{plan.attempt}"
-        if handle in self._started:
+        if handle in self._started or handle in self._ended:
             return handle
         log = open_log(plan.run_dir / "agent.log")
         try:
@@ -63,13 +64,16 @@ class LocalLauncher:
 
     def _state(self, handle: str) -> EngineState:
         if handle not in self._started:
-            return EngineState(phase="unknown")
+            return self._ended.get(handle, EngineState(phase="unknown"))
         process, log = self._started[handle]
         code = process.poll()
         if code is None:
             return EngineState(phase="running")
+        del self._started[handle]
         detail = os.pread(log, MOST_DETAIL_BYTES, 0).decode("utf-8", "replace").strip()
-        return EngineState(phase="gone", exit_code=code, detail=detail or None)
+        os.close(log)
+        self._ended[handle] = EngineState(phase="gone", exit_code=code, detail=detail or None)
+        return self._ended[handle]
 
     def cancel(self, handle: str, *, force: bool) -> None:
         if handle in self._started:
