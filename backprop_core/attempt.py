@@ -10,21 +10,21 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
 from . import holding, registry
 from .admission import Admission, Admitted, is_about_turn
+from .answers import are_arguments, are_variables
 from .budgets import is_series, time_box_minutes
 from .causes import Cause, cause_of
 from .causes import told as told_failure
 from .checkpoints import CheckpointWatch, Whereabouts
 from .clock import now_ms
+from .description import answer_of, memory_layer, missing_line
 from .environment import (
     Told,
-    are_arguments,
-    are_variables,
     build,
     command_line,
     from_plugins,
@@ -35,11 +35,12 @@ from .events import EventReader, collect_parsers
 from .following import GOVERNOR, STALLED, UNTIL, Following, View, as_neighbour
 from .identity import host_name
 from .interfaces import Framework, GpuProbe, Storage
+from .interrupts import Interrupted
 from .machine import visible_devices
 from .observers import Observers
 from .output_log import OutputLog
-from .plugins import Plugins, guarded
-from .records import Gpu, GpuIdentity, PluginFailure, ProcessExit, Record, RunRecord, RunRequest, Script
+from .plugins import Plugins
+from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
 from .settings import RECORDED, Resolved
 from .states import RESUMABLE, RunState
 from .supervisor import STOP_SIGNALS, Ending, Job, Signals, Supervisor, held_signals, late_stop
@@ -90,15 +91,6 @@ class Result(Record, frozen=True):
     asked: str | None = None
 
 
-class Interrupted(BaseException):
-    """A person ended the run while it was waiting for its turn; `why` is a word of `STOPPED_WITH`."""
-
-    def __init__(self, exit_code: int, why: str) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
-        self.why = why
-
-
 class Outcome(Record, frozen=True):
     """What an ending means for the record and for the command."""
 
@@ -128,7 +120,7 @@ def run(
     for warning in admitted.warnings:
         view.tell(warning)
     try:
-        record = begin(order, admitted)
+        record = begin(order, admitted, plugins)
         probe = admitted.reader.probe if admitted.reader else None
         job = prepare(order, admitted.gpus, probe, plugins)
         journal = registry.Journal(storage, record, view.tell)
@@ -232,14 +224,14 @@ def interruptible() -> Iterator[None]:
 # --- starting -----------------------------------------------------------------------------------
 
 
-def begin(order: Order, admitted: Admitted) -> RunRecord:
+def begin(order: Order, admitted: Admitted, plugins: Plugins) -> RunRecord:
     """Return the record as it is saved before the script starts."""
     gpus = tuple(GpuIdentity(uuid=gpu.uuid, index=gpu.index, name=gpu.name) for gpu in admitted.gpus)
     resumed_from = str(order.request.resume_from) if order.request.resume_from else None
     record = registry.new_attempt(
         order.record, resumed_from=resumed_from, host=host_name(), state=RunState.RUNNING
     )
-    layer = memory_layer(order, admitted.gpus)
+    layer = memory_layer(order.framework, plugins, order.request, admitted.gpus)
     return registry.changed(record, gpus=gpus, gpu=gpus[0] if gpus else None, memory_layer=layer)
 
 
@@ -265,10 +257,10 @@ def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: 
     answers = from_plugins(plugins, request, gpu)
     resume_arguments: Sequence[str] = ()
     if order.framework:
-        answers += from_framework(plugins, order.framework, "environment", are_variables, request, gpu)
+        answers += answer_of(order.framework, plugins, "environment", are_variables, request, gpu)
     if order.framework and request.resume_from:
-        found = from_framework(
-            plugins, order.framework, "resume_arguments", are_arguments, request.script, request.resume_from
+        found = answer_of(
+            order.framework, plugins, "resume_arguments", are_arguments, request.script, request.resume_from
         )
         resume_arguments = found[0] if found else ()
     environment = build(
@@ -277,7 +269,7 @@ def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: 
         unbuffered=settings.unbuffered,
         helper=helper_folder(order.home) if order.helper_needed else None,
         answers=answers,
-        confined_to=visible_devices(probe, gpus) if probe and gpus else {},
+        confined_to=visible_devices(probe, gpus, plugins.origin(probe)) if probe and gpus else {},
     )
     return Job(
         argv=command_line(request, saying, through=settings.through, resume_arguments=resume_arguments),
@@ -288,42 +280,6 @@ def prepare(order: Order, gpus: Sequence[Gpu], probe: GpuProbe | None, plugins: 
         max_pause_s=settings.max_pause_minutes * 60,
         time_box_file=saying.run_dir / "time-box.json",
     )
-
-
-def from_framework(
-    plugins: Plugins,
-    framework: Framework,
-    method: str,
-    is_right: Callable[[object], bool],
-    *arguments: object,
-) -> list[Any]:
-    """Ask the framework, and return its one answer; none when it fails or is not right, which is then told."""
-    value, failure = guarded(framework.name, method, getattr(framework, method), *arguments)
-    if failure is None and is_right(value):
-        return [value]
-    error = f"it answered {type(value).__name__}, which is left out"
-    plugins.note(failure or PluginFailure(plugin=framework.name, hook=method, error=error))
-    return []
-
-
-def memory_layer(order: Order, gpus: Sequence[Gpu]) -> str | None:
-    """Name what holds the GPU memory limit, "watched only" where nothing better does; None without a limit."""
-    if not order.request.limits.gpu_memory_limit or not gpus:
-        return None
-    ask = getattr(order.framework, "memory_layer", None)
-    layer, failure = (
-        guarded("framework", "memory_layer", ask, order.request, gpus[0]) if ask else (None, None)
-    )
-    return layer if layer and not failure else "watched only"
-
-
-def missing_line(framework: Framework | None, script: Script, arguments: Sequence[str]) -> str | None:
-    """Say which line the script lacks to go on from a checkpoint; None where nothing is known to be missing."""
-    ask = getattr(framework, "missing_line", None)
-    if framework is None or ask is None or any("{resume_from}" in argument for argument in arguments):
-        return None
-    line, failure = guarded(framework.name, "missing_line", ask, script)
-    return line if isinstance(line, str) and not failure else None
 
 
 # --- following ----------------------------------------------------------------------------------
@@ -384,14 +340,16 @@ def follow(  # what an attempt is made of
         view.tell(f"{busy} did not finish within {OBSERVERS_S:g} s and is left behind")
     for loss in observers.losses():
         view.tell(loss)
-    following.say_failures()
     request, record = order.request, journal.record
-    may_go_on = record.status in RESUMABLE and record.checkpoints
+    line = None
+    if record.status in RESUMABLE and record.checkpoints:
+        line = missing_line(order.framework, plugins, request.script, request.arguments)
+    following.say_failures()
     return Result(
         record=record,
         exit_code=outcome.exit_code,
         is_recorded=not journal.is_end_lost,
-        missing_line=missing_line(order.framework, request.script, request.arguments) if may_go_on else None,
+        missing_line=line,
         goes_on=why,
         asked=asked,
     )

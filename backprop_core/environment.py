@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from .answers import are_variables
 from .locks import open_private, private_folder
 from .plugins import Plugins
 from .records import Gpu, PluginFailure, Record, RunRequest
@@ -177,23 +178,6 @@ def from_plugins(plugins: Plugins, request: RunRequest, gpu: Gpu | None) -> list
             error = "what it answered are no names and texts of variables, left out"
             plugins.note(PluginFailure(plugin=answer.plugin, hook="backprop_environment", error=error))
     return answers
-
-
-def are_variables(value: object) -> bool:
-    """Tell whether a plugin's answer can be put into an environment."""
-    if not isinstance(value, Mapping):
-        return False
-    texts = [text for pair in value.items() for text in pair]
-    are_texts = all(isinstance(text, str) and "\0" not in text for text in texts)
-    return are_texts and not any("=" in name or not name for name in value)
-
-
-def are_arguments(value: object) -> bool:
-    """Tell whether a plugin's answer can be put onto a command line."""
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return is_list and all(
-        isinstance(text, str) and "\0" not in text for text in cast("Sequence[object]", value)
-    )
 
 
 def helper_folder(home: Path) -> Path:

@@ -9,6 +9,9 @@ from . import hookspecs
 from .hookspecs import PROJECT
 from .records import Record
 
+_RUNS_LATER = 0x20 | 0x80 | 0x200
+"""The flags of generators and coroutines (`inspect.CO_...`, whose import would cost more than all of this)."""
+
 SPECS = {
     name: tuple(spec.__code__.co_varnames[: spec.__code__.co_argcount])
     for name, spec in vars(hookspecs).items()
@@ -68,9 +71,15 @@ def problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str | 
         return f"there is no hook {name}" + (f"; did you mean {close[0]}?" if close else "")
     if options.get("wrapper") or options.get("hookwrapper"):
         return f"{name} is a hook wrapper, which Backprop does not call"
+    return _problem_with_call(name, function)
+
+
+def _problem_with_call(name: str, function: Any) -> str | None:
     bare = getattr(function, "__func__", function)
     if not hasattr(bare, "__code__"):
         return f"{name} is not a function"
+    if bare.__code__.co_flags & _RUNS_LATER:
+        return f"{name} is async, or has a yield, so that a call of it does nothing"
     if bare.__defaults__ or bare.__code__.co_kwonlyargcount:
         return f"{name} has arguments with defaults, or by keyword only, which hooks may not have"
     unknown = [

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from . import attempt, holding, registry
 from .admission import HOW_TO_GET_IN
-from .attempt import Interrupted, Order, Result
+from .attempt import Order, Result
 from .budgets import job_minutes
 from .chosen import guarded_launcher
 from .clock import now_s
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
 from .interfaces import Launcher, Storage
+from .interrupts import Interrupted
 from .machine import named
 from .opening import Opened
 from .records import EngineState, LaunchPlan, RunRecord
@@ -29,7 +30,8 @@ LAST_WORD_S = 5.0
 def choose_launcher(opened: Opened) -> Launcher:
     """Pick the launcher that the settings name."""
     launchers = opened.plugins.parts("backprop_launcher")
-    return guarded_launcher(named(launchers, opened.resolved.settings.launcher, "launcher", "launcher"))
+    launcher = named(launchers, opened.resolved.settings.launcher, "launcher", "launcher")
+    return guarded_launcher(launcher, opened.plugins.origin(launcher))
 
 
 def launch_plan(order: Order) -> LaunchPlan:

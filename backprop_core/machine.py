@@ -6,10 +6,11 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from .answers import are_variables
 from .clock import now_s
 from .errors import ProbeError, UsageError
 from .host import disk_free_mb, read_host
@@ -125,10 +126,11 @@ class ProbeReader:
 def _read_checked(probe: GpuProbe) -> tuple[Gpu, ...]:
     """Read, and hold what a plugin's probe answers to its types before anybody calculates with it."""
     found: object = probe.read()
-    if not isinstance(found, Sequence) or not all(isinstance(item, Gpu) for item in found):
+    gpus = cast("Sequence[object]", found) if isinstance(found, Sequence) else None
+    if gpus is None or isinstance(gpus, str | bytes) or not all(isinstance(item, Gpu) for item in gpus):
         raise ProbeError(f"the probe answered {type(found).__name__}, not GPUs")
     try:
-        return tuple(msgspec.convert([msgspec.structs.asdict(gpu) for gpu in found], list[Gpu]))
+        return tuple(msgspec.convert([msgspec.structs.asdict(cast("Gpu", gpu)) for gpu in gpus], list[Gpu]))
     except msgspec.ValidationError as error:
         raise ProbeError(f"the probe answered GPUs of wrong types: {error}") from error
 
@@ -290,14 +292,15 @@ def choose_probe(
     for probe in probes:
         available, failure = guarded(probe.name, "is_available", probe.is_available)
         if failure:
-            tell(str(failure))
+            plugins.note(failure)
         if not available:
             continue
         reader = readers.setdefault(probe.name, ProbeReader(probe))
         try:
             return reader, reader.read()
         except ProbeError as error:
-            tell(f"passing over the GPU probe {error.message}")
+            origin = plugins.origin(probe)
+            tell(f"passing over the GPU probe {error.message}" + (f"; {origin}" if origin else ""))
     raise ProbeError("no GPU probe works here", "is the built-in probe `none` blocked?")
 
 
@@ -320,16 +323,17 @@ def named(parts: Sequence[Any], wanted: str, what: str, setting: str) -> Any:
     )
 
 
-def visible_devices(probe: GpuProbe, gpus: Sequence[Gpu]) -> Mapping[str, str]:
+def visible_devices(probe: GpuProbe, gpus: Sequence[Gpu], origin: str | None = None) -> Mapping[str, str]:
     """Return the environment that confines a process to these GPUs, in this order.
 
+    :param origin: Which plugin brought the probe, in words; None for one of Backprop's own.
     :raises ProbeError: when the probe fails: no run may see the GPUs of others because of that.
     """
     joined: dict[str, str] = {}
     for gpu in gpus:
         answer, failure = guarded(probe.name, "visible_devices", probe.visible_devices, gpu)
-        if failure or not isinstance(answer, Mapping):
-            raise ProbeError(str(failure or f"{probe.name}: visible_devices answered no variables"))
+        if failure or not are_variables(answer):
+            raise ProbeError(str(failure or f"{probe.name}: visible_devices answered no variables"), origin)
         for name, value in answer.items():
             is_list = name.endswith("_DEVICES") and name in joined
             joined[name] = f"{joined[name]},{value}" if is_list else value

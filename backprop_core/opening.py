@@ -174,9 +174,10 @@ def open_storage(plugins: Plugins, resolved: Resolved, environ: Mapping[str, str
     """Open the storage that the `storage` setting names, by name or by URL scheme."""
     home = home_folder(environ)
     backend, url = _chosen_backend(plugins, resolved.settings.storage)
-    with translating(f"storage {backend.name!r}", "open", StorageError):
+    origin = plugins.origin(backend)
+    with translating(f"storage {backend.name!r}", "open", StorageError, origin):
         storage = backend.open(url, home)
-    return guarded_storage(storage, backend.name), home
+    return guarded_storage(storage, backend.name, origin), home
 
 
 def _chosen_backend(plugins: Plugins, wanted: str) -> tuple[StorageBackend, str | None]:

@@ -11,11 +11,18 @@ from typing import Any
 import msgspec
 
 from . import holding, recovery, registry
-from .attempt import Order, missing_line
+from .attempt import Order
 from .budgets import check_left, wall_clock_end
 from .checkpoints import SEARCH_CUT_SHORT, checkpoint_given, newest_valid
 from .clock import now_ms
-from .description import code_of, describe_script, differences, find_interpreter, versions_in
+from .description import (
+    code_of,
+    describe_script,
+    differences,
+    find_interpreter,
+    missing_line,
+    versions_in,
+)
 from .environment import kept, restored
 from .errors import NotFoundError, UsageError
 from .following import View, disputed_in_words
@@ -117,8 +124,10 @@ def resume_order(
         resume_from: Path | None = checkpoint_given(ask.resume_from, Path.cwd())
     else:
         resume_from = _checkpoint_for(record, script, opened, view)
-    if resume_from and (line := missing_line(frameworks_of(opened, script)[0], script, record.script_args)):
-        view.tell(f"the script does not go on from {resume_from} as it is: {line}")
+    if resume_from:
+        framework, _ = frameworks_of(opened, script)
+        if line := missing_line(framework, opened.plugins, script, record.script_args):
+            view.tell(f"the script does not go on from {resume_from} as it is: {line}")
     check_left(settings, record, wall_clock_end(settings, now_ms()))
     lock = DRY if is_dry else holding.hold(holding.make_folder(opened.home, record.id))
     return order_for(record, script, ask, opened, environ, resume_from, lock)

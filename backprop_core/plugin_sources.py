@@ -13,6 +13,7 @@ from types import ModuleType
 
 import msgspec
 
+from .alarm import Alarm
 from .errors import PluginError
 from .plugins import OWN_DISTRIBUTION, Call, Plugins, PluginState, guarded, said_when_slow
 from .records import PluginFailure, Record
@@ -20,6 +21,8 @@ from .records import PluginFailure, Record
 LOCAL_NAME = "backprop_plugins.py"
 GROUP = "backprop"
 FILE_MODULE = "backprop_plugins_"
+IMPORTING = Alarm(idle_s=30.0, busy_s=120.0)
+"""For an import, which may have to wait for a slow disk; every command waits for it."""
 
 
 class EntryPoint(Record, frozen=True):
@@ -178,7 +181,8 @@ def _take(
 
     is_own = state.distribution == OWN_DISTRIBUTION
     with said_when_slow(None if is_own else plugins.tell, f"the import of plugin {state.name} ({target})"):
-        _, failure = guarded(state.name, None, take, path=state.path, alarm=None)
+        alarm = None if is_own else IMPORTING
+        _, failure = guarded(state.name, None, take, path=state.path, alarm=alarm)
     return msgspec.structs.replace(failure, path=_file_of(target.partition(":")[0])) if failure else None
 
 
@@ -218,7 +222,7 @@ def _load_local(plugins: Plugins, path: Path, blocked: frozenset[str]) -> None:
         plugins.add(_run_file(path), state, is_local=True)
 
     with said_when_slow(plugins.tell, f"the import of {path}"):
-        _, failure = guarded(state.name, None, take, path=state.path, alarm=None)
+        _, failure = guarded(state.name, None, take, path=state.path, alarm=IMPORTING)
     if failure:
         plugins.fail(state, failure)
 

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from .alarm import Alarm, TookTooLongError
+from .answers import problem_with_part
 from .clock import now_s
 from .errors import BackpropError, PluginError
 from .implementations import SPECS, Implementation, implementation, marked, problem_with
-from .interfaces import NEEDS
+from .interrupts import is_persons
 from .records import PluginFailure, PluginOption, Record
 
 OWN_DISTRIBUTION = "backprop-core"
@@ -244,6 +245,8 @@ class Plugins:
 
     def note(self, failure: PluginFailure) -> None:
         """Remember a failure, once: one that comes with every event of a long run must not fill the memory."""
+        if failure.path is None and (owner := self._owner_named(failure.plugin)):
+            failure = msgspec.structs.replace(failure, path=self._paths[owner])
         alike = [known for known in self.failures if is_alike(known, failure)]
         if failure not in alike and len(alike) < MOST_ALIKE:
             self.failures.append(failure)
@@ -286,13 +289,26 @@ class Plugins:
             if answer.failure:
                 continue
             for part in answer.value if isinstance(answer.value, list | tuple) else [answer.value]:
-                missing = [name for name in NEEDS[hook] if not hasattr(part, name)]
-                if missing:
-                    error = f"{type(part).__name__} lacks {', '.join(missing)}"
+                problem, failure = guarded(answer.plugin, hook, problem_with_part, hook, part)
+                if failure or problem:
+                    error = failure.error if failure else problem
                     self.note(self.failure(answer.plugin, hook, error))
                 else:
                     found.append((answer.plugin, part))
         return found
+
+    def origin(self, part: object) -> str | None:
+        """Say which plugin brought a part, with its file; None where it came with Backprop."""
+        owners = (name for name, one in self._all_parts() if one is part and name in self._others)
+        return next((f"it is brought by {self._called(name)}" for name in owners), None)
+
+    def _owner_named(self, part: str) -> str | None:
+        """Name the plugin that brought the part of that name: the first that did is the one in use."""
+        return next((name for name, one in self._all_parts() if getattr(one, "name", None) == part), None)
+
+    def _all_parts(self) -> Iterator[tuple[str, Any]]:
+        for brought in self._parts.values():
+            yield from brought
 
     def options(self) -> list[tuple[str, PluginOption]]:
         """Collect the options that plugins declare, with the plugin's name; they are asked once."""
@@ -338,7 +354,9 @@ def _in_words(error: BaseException) -> str:
         return error.message
     try:
         return f"{type(error).__name__}: {error}".split("\n", 1)[0][:500]
-    except Exception:
+    except BaseException as another:
+        if is_persons(another):
+            raise
         return type(error).__name__
 
 
@@ -361,7 +379,7 @@ def guarded(
 ) -> tuple[Any, PluginFailure | None]:
     """Call a plugin's function; whatever it raises becomes a failure that names it, and so does a long wait.
 
-    Errors of Backprop's own tree carry their message alone.
+    Ctrl-C alone passes: it is a person's. Errors of Backprop's own tree carry their message alone.
 
     :param alarm: How long the main thread may be kept, None for ever; on other threads no call is interrupted.
     """
@@ -370,17 +388,25 @@ def guarded(
             return function(*arguments), None
     except TookTooLongError as error:
         return None, PluginFailure(plugin=plugin, hook=hook, error=str(error), path=path, is_hung=True)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_persons(error):
+            raise
         return None, PluginFailure(plugin=plugin, hook=hook, error=_in_words(error), path=path)
 
 
 @contextmanager
-def translating(part: str, doing: str, as_error: type[BackpropError]) -> Iterator[None]:
-    """Turn what a chosen part raises into an error that names it; errors of Backprop's own tree pass."""
+def translating(
+    part: str, doing: str, as_error: type[BackpropError], hint: str | None = None
+) -> Iterator[None]:
+    """Turn what a chosen part raises into an error that names it; errors of Backprop's own tree pass.
+
+    So does GeneratorExit: whoever reads an answer piece by piece may have read enough.
+    """
     try:
         yield
-    except BackpropError:
+    except (BackpropError, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
-        hint = "a plugin brings it: `backprop plugins` tells which, and where to report this"
+    except BaseException as error:
+        if is_persons(error):
+            raise
         raise as_error(f"{part} failed in {doing}: {_in_words(error)}", hint) from error

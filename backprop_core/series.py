@@ -12,13 +12,14 @@ from contextlib import suppress
 import msgspec
 
 from . import attempt, registry
-from .attempt import Interrupted, Order, Result
+from .attempt import Order, Result
 from .budgets import is_series, left_s
 from .causes import RETRIED
 from .clock import now_ms
 from .errors import RefusedError, StorageError
 from .following import View
 from .interfaces import Storage
+from .interrupts import Interrupted
 from .opening import Opened
 from .orders import next_order
 from .records import Attempt, Record, RunRecord

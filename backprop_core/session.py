@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import attempt, holding, registry, series
 from .attempt import Order, Result
+from .description import memory_layer
 from .errors import RefusedError, StorageError, UsageError
 from .following import View
 from .launching import choose_launcher, launch, launch_plan
@@ -150,6 +151,6 @@ def rehearse(order: Order, opened: Opened, view: View) -> DryRun:
         cwd=job.cwd,
         framework=order.framework.name if order.framework else None,
         gpus=tuple(f"{gpu.index} ({gpu.name or gpu.id})" for gpu in gpus),
-        memory_layer=attempt.memory_layer(order, gpus),
+        memory_layer=memory_layer(order.framework, opened.plugins, order.request, gpus),
         launcher=None if is_local else choose_launcher(opened).render(launch_plan(order)),
     )

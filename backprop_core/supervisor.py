@@ -18,6 +18,7 @@ import msgspec
 
 from .clock import now_s
 from .errors import BackpropError
+from .interrupts import served_elsewhere
 from .keeper import Tree, command
 from .records import ProcessExit, Record
 
@@ -422,7 +423,7 @@ def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
     served = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT]
     if on_hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         served.append(signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: None) for number in served}
+    before = {number: signal.signal(number, served_elsewhere) for number in served}
     old_wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield ours, theirs

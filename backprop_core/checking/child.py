@@ -99,6 +99,7 @@ def _hooks(plugin: object) -> list[Problem]:
     mends = {
         "there is no hook": "the hook reference lists every hook",
         "defaults": "name the arguments it uses, without defaults",
+        "is async": "write it without async and without yield: its answer is used at once",
         "wrapper": "implement the hook itself: each implementation is called by itself",
         " takes ": "name only arguments that the hook has",
     }

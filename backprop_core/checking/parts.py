@@ -105,6 +105,8 @@ def _failed(failure: PluginFailure) -> Problem:
     )
     if " lacks " in failure.error:
         mend = "add it: backprop_core.interfaces says what each is for"
+    elif failure.hook in NEEDS and ", not a" in failure.error:
+        mend = "make it one: backprop_core.interfaces says what each is for"
     return Problem(what=failure.error, mend=mend, where=failure.hook)
 
 
@@ -140,19 +142,6 @@ def _part(hook: str, part: Any) -> Iterator[Problem]:
     if hook == "backprop_event_parser":
         yield from _parser(part, where)
         return
-    if not isinstance(part.name, str) or not part.name or part.name != part.name.strip():
-        yield Problem(what=f"its name is {part.name!r}", mend="name it as people will type it", where=where)
-    if "order" in NEEDS[hook] and not isinstance(part.order, int):
-        yield Problem(
-            what=f"its order is {part.order!r}", mend="an int: the lowest is asked first", where=where
-        )
-    for name in NEEDS[hook]:
-        if name not in ("name", "order", "schemes") and not callable(getattr(part, name)):
-            yield Problem(what=f"{name} is no method", mend="make it one", where=where)
-    if hook == "backprop_storage_backend" and not _are_texts(part.schemes):
-        yield Problem(
-            what=f"its schemes are {part.schemes!r}", mend='a tuple of texts: ("mine",)', where=where
-        )
     if hook == "backprop_framework":
         yield from _answers(where, "score", partial(part.score, _SCRIPT), "a number from 0 to 1", _is_score)
         yield from _answers(
@@ -194,10 +183,6 @@ def _is_mapping(value: Any) -> bool:
 
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
 
 
 def _are_events(value: Any) -> bool:

@@ -8,18 +8,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from backprop_core.interfaces import Framework
-from backprop_core.plugins import Plugins
+from backprop_core.plugins import Plugins, guarded
 from backprop_core.records import CheckpointForm, PluginFailure
 
 
 def forms_for(framework: Framework | None, plugins: Plugins) -> tuple[CheckpointForm, ...]:
     """Return what the framework of a run says its checkpoints look like; () where it says nothing."""
-    forms = getattr(framework, "checkpoint_forms", ())
+    if framework is None:
+        return ()
+    name, has = framework.name, "checkpoint_forms"
+    forms, failure = guarded(name, has, getattr, framework, has, ())
     if isinstance(forms, list | tuple) and all(isinstance(form, CheckpointForm) for form in forms):
         return tuple(forms)
-    name = getattr(framework, "name", "?")
-    error = f"{name}.checkpoint_forms is no list of CheckpointForm"
-    plugins.note(PluginFailure(plugin=name, hook="backprop_framework", error=error))
+    error = f"it is {type(forms).__name__}, not a list of CheckpointForm"
+    plugins.note(failure or PluginFailure(plugin=name, hook=has, error=error))
     return ()
 
 

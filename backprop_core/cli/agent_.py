@@ -7,8 +7,8 @@ import signal
 import sys
 from typing import Annotated
 
-from backprop_core.attempt import Interrupted
 from backprop_core.errors import RefusedError
+from backprop_core.interrupts import Interrupted
 from backprop_core.units import escape
 
 from .declared import Command, Given, option

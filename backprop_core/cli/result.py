@@ -6,10 +6,11 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from backprop_core.attempt import Interrupted, Result
+from backprop_core.attempt import Result
 from backprop_core.clock import now_ms
 from backprop_core.errors import ExitCode
 from backprop_core.forecast import goal_of, in_words, time_boxes_left
+from backprop_core.interrupts import Interrupted
 from backprop_core.records import RunRecord
 from backprop_core.redaction import redacted
 from backprop_core.session import DryRun

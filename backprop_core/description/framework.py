@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from backprop_core.answers import is_name, is_number, is_text_or_none
 from backprop_core.errors import UsageError
 from backprop_core.interfaces import Framework
-from backprop_core.plugins import guarded
-from backprop_core.records import PluginFailure, Script
+from backprop_core.plugins import Plugins, guarded
+from backprop_core.records import Gpu, PluginFailure, RunRequest, Script
 
 
 def choose_framework(
@@ -45,11 +47,55 @@ def choose_framework(
 def _score(framework: Framework, script: Script, note: Callable[[PluginFailure], None]) -> float:
     """Ask for the score; a framework that fails does not recognise the script."""
     score, failure = guarded(framework.name, "score", framework.score, script)
-    if failure is None and isinstance(score, int | float):
+    if failure is None and is_number(score) and score >= 0:
         return float(score)
-    error = f"it answered {type(score).__name__}, not a number"
+    error = f"it answered {score!r:.80}, not a number from 0 to 1"
     note(failure or PluginFailure(plugin=framework.name, hook="score", error=error))
     return 0.0
+
+
+def answer_of(
+    framework: Framework,
+    plugins: Plugins,
+    method: str,
+    is_right: Callable[[object], bool],
+    *arguments: object,
+) -> list[Any]:
+    """Ask a framework, and return its one answer.
+
+    :returns: An empty list where it has no such method, fails, or answers what is not right; the latter two are told.
+    """
+
+    def call() -> list[Any]:
+        ask = getattr(framework, method, None)
+        return [] if ask is None else [ask(*arguments)]
+
+    answer, failure = guarded(framework.name, method, call)
+    if failure is None and all(map(is_right, answer)):
+        return list(answer)
+    error = f"it answered {type(answer[0]).__name__}, which is left out" if answer else ""
+    plugins.note(failure or PluginFailure(plugin=framework.name, hook=method, error=error))
+    return []
+
+
+def memory_layer(
+    framework: Framework | None, plugins: Plugins, request: RunRequest, gpus: Sequence[Gpu]
+) -> str | None:
+    """Name what holds the GPU memory limit, "watched only" where nothing better does; None without a limit."""
+    if not request.limits.gpu_memory_limit or not gpus:
+        return None
+    named = answer_of(framework, plugins, "memory_layer", is_name, request, gpus[0]) if framework else []
+    return str(named[0]) if named else "watched only"
+
+
+def missing_line(
+    framework: Framework | None, plugins: Plugins, script: Script, arguments: Sequence[str]
+) -> str | None:
+    """Say which line the script lacks to go on from a checkpoint; None where nothing is known to be missing."""
+    if framework is None or any("{resume_from}" in argument for argument in arguments):
+        return None
+    lines = answer_of(framework, plugins, "missing_line", is_text_or_none, script)
+    return lines[0] if lines else None
 
 
 def _unknown(wanted: str, known: Iterable[str]) -> UsageError:

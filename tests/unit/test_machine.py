@@ -207,10 +207,10 @@ def test_auto_takes_the_first_by_order_that_works_and_passes_over_the_others_alo
     )
     reader, gpus = choose_probe(plugins, "auto", told.append)
     assert (reader.probe.name, gpus) == ("works", (Gpu(index=7),))
-    assert told == [
-        "plugin raises failed in is_available: ValueError: odd",
-        "passing over the GPU probe breaks: no driver",
+    assert list(map(str, plugins.failures)) == [
+        "plugin raises (/one.py) failed in is_available: ValueError: odd"
     ]
+    assert told == ["passing over the GPU probe breaks: no driver; it is brought by plugin one (/one.py)"]
 
 
 def test_auto_passes_over_a_probe_that_hangs(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,9 @@ def test_auto_passes_over_a_probe_that_hangs(gate: threading.Event, monkeypatch:
     plugins = probes(Probe("hangs", 1, read=lambda: gate.wait(LIMIT_S)), Probe("works", 2))
     reader, _ = choose_probe(plugins, "auto", told.append)
     assert reader.probe.name == "works"
-    assert told == ["passing over the GPU probe hangs did not answer within 0.05 s"]
+    assert told == [
+        "passing over the GPU probe hangs did not answer within 0.05 s; it is brought by plugin one (/one.py)"
+    ]
 
 
 def test_when_none_works_that_is_a_probe_error() -> None:
