@@ -16,7 +16,7 @@ import pluggy
 import pytest
 from fake_plugins import bring, plugin, plugins_with
 
-from backprop_core import PluginError, hookimpl, hookspecs
+from backprop_core import PluginError, hookimpl
 from backprop_core.hookspecs import PROJECT
 from backprop_core.implementations import marked
 from backprop_core.plugin_sources import (
@@ -268,13 +268,25 @@ def test_the_order_of_calls_is_pluggys() -> None:
     marks: list[dict[str, Any]] = [{}, {"tryfirst": True}, {"trylast": True}] * 2
     for given in itertools.permutations(marks):
         ours, theirs = Plugins(), pluggy.PluginManager(PROJECT)
-        theirs.add_hookspecs(hookspecs)
         for name, options in zip("abcdef", given, strict=True):
             made = wrapping(**options)
             ours.add(made, PluginState(name=name, state="active"))
             theirs.register(made, name)
         called = [each.plugin_name for each in theirs.hook.backprop_status_report.get_hookimpls()]
         assert ours.implementers("backprop_status_report") == called[::-1]
+
+
+def test_our_mark_is_the_one_that_pluggy_leaves() -> None:
+    theirs = pluggy.HookimplMarker(PROJECT)
+    options: dict[str, Any] = {"tryfirst": True, "specname": "backprop_status_report", "optionalhook": True}
+    for ours, other in (
+        (hookimpl(lambda: 1), theirs(lambda: 1)),
+        (hookimpl()(lambda: 1), theirs()(lambda: 1)),
+        (hookimpl(**options)(lambda: 1), theirs(**options)(lambda: 1)),
+        (hookimpl(trylast=True, wrapper=True)(lambda: 1), theirs(trylast=True, wrapper=True)(lambda: 1)),
+        (hookimpl(hookwrapper=True)(lambda: 1), theirs(hookwrapper=True)(lambda: 1)),
+    ):
+        assert vars(ours) == vars(other)
 
 
 def test_one_that_does_not_import_is_a_named_failure_when_it_is_needed(site: Path) -> None:
