@@ -269,7 +269,8 @@ def test_the_order_of_calls_is_pluggys() -> None:
     for given in itertools.permutations(marks):
         ours, theirs = Plugins(), pluggy.PluginManager(PROJECT)
         for name, options in zip("abcdef", given, strict=True):
-            made = wrapping(**options)
+            made = ModuleType(name)
+            made.backprop_status_report = hookimpl(**options)(lambda settings: settings)  # type: ignore[attr-defined]
             ours.add(made, PluginState(name=name, state="active"))
             theirs.register(made, name)
         called = [each.plugin_name for each in theirs.hook.backprop_status_report.get_hookimpls()]
@@ -408,6 +409,7 @@ def wrapping(**options: Any) -> ModuleType:
             "backprop_status_report is a hook wrapper, which Backprop does not call",
         ),
         (lambda: wrapping(hookwrapper=True), "backprop_status_report is a hook wrapper"),
+        (wrapping, "backprop_status_report is async, or has a yield, so that a call of it does nothing"),
         (
             lambda: plugin(backprop_status_report=lambda settings=None: settings),
             "has arguments with defaults",
