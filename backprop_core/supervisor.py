@@ -6,9 +6,8 @@ import fcntl
 import os
 import select
 import signal
-import socket
-import sys
 import time
+from _socket import socket, socketpair  # `socket` around it takes longer to import than a keeper to start
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ import msgspec
 from .clock import now_s
 from .errors import BackpropError
 from .interrupts import served_elsewhere
-from .keeper import Tree, command
+from .keeper import PR_SET_CHILD_SUBREAPER, Tree, command, prctl
 from .records import ProcessExit, Record
 
 PIPE_BYTES = 256 * 1024
@@ -38,7 +37,7 @@ STOP_SIGNALS = {
 }
 
 
-Signals = tuple[socket.socket, socket.socket]
+Signals = tuple[socket, socket]
 """Both ends of what `held_signals` makes: numbers of signals come out of the first, a 0 is a call to look."""
 
 
@@ -179,11 +178,13 @@ class Supervisor:
 
     def _start_keeper(self) -> None:
         read_end, write_end = os.pipe()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socketpair()
         with suppress(OSError):  # a user's pipes may take 64 MiB in all; the default of 64 KiB works too
             fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         inherited = (theirs.fileno(), read_end, write_end, *self._job.locks)
-        _become_subreaper()
+        prctl(
+            PR_SET_CHILD_SUBREAPER, 1
+        )  # elsewhere than on Linux, what a killed keeper leaves is out of reach
         self._keeper = _spawn(command(theirs.fileno()), inherited)
         theirs.close()
         os.close(write_end)
@@ -417,7 +418,7 @@ def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
     that no Ctrl-C in between loses either. SIGHUP is left alone where it was ignored from the start (nohup), or
     on request.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
     served = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT]
@@ -443,16 +444,6 @@ def late_stop(signals: Signals) -> str | None:
     except OSError:
         return None
     return next((STOP_SIGNALS[signal.Signals(n)] for n in numbers if n in set(STOP_SIGNALS)), None)
-
-
-def _become_subreaper() -> None:
-    """Have what a killed keeper leaves behind come to us (Linux; elsewhere it is out of reach)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_child_subreaper = 36
-    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
 
 def end_descendants(spare: Collection[int]) -> None:

@@ -26,8 +26,7 @@ OF_ANY_COMMAND = {"backprop_builtin", "backprop_core"} | set(
     "_json json".split()
 )
 OF_A_RUN = set(
-    "_blake2 _ctypes _hashlib _socket _struct array ctypes hashlib select selectors socket struct "
-    "_sha1 _sha2 _sha256 _sha3 _sha512 _md5 math".split()
+    "_blake2 _ctypes _hashlib _socket hashlib select _sha1 _sha2 _sha256 _sha3 _sha512 _md5 math".split()
 )
 
 
@@ -71,3 +70,17 @@ def test_a_plain_command_loads_its_libraries_and_little_else(
     assert found <= OF_ANY_COMMAND | OF_A_RUN
     if arguments == ("list",):
         assert found <= OF_ANY_COMMAND
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("run", "train.py")])
+def test_nothing_is_loaded_that_msgspec_can_do_without(
+    arguments: Sequence[str], project: Project, environment: dict[str, str]
+) -> None:
+    project.write("train.py", "")
+    found = loaded(COMMAND, *arguments, env=environment, cwd=project.folder) - loaded(NOTHING_BUT)
+    assert "msgspec" in found
+    assert not found & {"typing_extensions", "inspect", "dis", "tokenize"}
+    afterwards = (
+        f"{COMMAND}\n    import typing_extensions; print(typing_extensions.__name__, file=sys.__stderr__)"
+    )
+    assert loaded(afterwards, *arguments, env=environment, cwd=project.folder) == {"typing_extensions"}

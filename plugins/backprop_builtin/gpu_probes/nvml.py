@@ -34,11 +34,13 @@ class Nvml:
         self._is_ready = False
 
     def is_available(self) -> bool:
-        import ctypes
-
         try:
-            ctypes.CDLL(LIBRARY)
-        except OSError:
+            from _ctypes import (
+                dlopen,  # `ctypes` around it would be loaded by every run on a machine without GPUs
+            )
+
+            dlopen(LIBRARY, 0)
+        except (ImportError, OSError):
             return False
         return True
 
