@@ -15,7 +15,14 @@ WORKING_SHARE = 0.1
 
 
 class TookTooLongError(BaseException):
-    """Raised inside code that takes too long; no `Exception`, which that code might catch in passing."""
+    """Raised inside code that takes too long; no `Exception`, which that code might catch in passing.
+
+    `alarm` is the one that went off, maybe one around that of the code that meets this.
+    """
+
+    def __init__(self, message: str, alarm: Alarm) -> None:
+        super().__init__(message)
+        self.alarm = alarm
 
 
 class Alarm:
@@ -61,9 +68,9 @@ class Alarm:
         self._idle_looks = 0 if is_working else self._idle_looks + 1
         self._seen_ns = worked_ns
         if self._idle_looks >= LOOKS - 1:
-            raise TookTooLongError(f"it did nothing for {self._idle_s:g} s")
+            raise TookTooLongError(f"it did nothing for {self._idle_s:g} s", self)
         if worked_ns - self._first_ns > self._busy_s * 1e9:
-            raise TookTooLongError(f"it worked for {self._busy_s:g} s")
+            raise TookTooLongError(f"it worked for {self._busy_s:g} s", self)
 
 
 _armed: Alarm | None = None

@@ -7,6 +7,7 @@
     |   `-- SettingsError         (2)   a settings file, variable or --set is wrong
     |-- PluginError               (2)   a plugin that was asked for does not load
     |-- StorageError              (2)   records cannot be read or written
+    |   `-- HangingStorageError   (2)   the storage did not come back, and was interrupted
     |-- LauncherError             (2)   a launcher cannot take the run
     |-- NotFoundError            (66)   the script, the run or the checkpoint does not exist
     |-- RefusedError             (75)   the Governor does not let the run start now
@@ -64,6 +65,10 @@ class StorageError(BackpropError):
     """Records cannot be read or written."""
 
     exit_code = ExitCode.USAGE
+
+
+class HangingStorageError(StorageError):
+    """The storage did not come back in time, and was interrupted: it is better not asked again at once."""
 
 
 class LauncherError(BackpropError):

@@ -400,11 +400,11 @@ def translating(
 ) -> Iterator[None]:
     """Turn what a chosen part raises into an error that names it; errors of Backprop's own tree pass.
 
-    So does GeneratorExit: whoever reads an answer piece by piece may have read enough.
+    So do GeneratorExit, for whoever reads an answer piece by piece may have read enough, and an alarm set around it.
     """
     try:
         yield
-    except (BackpropError, GeneratorExit):
+    except (BackpropError, GeneratorExit, TookTooLongError):
         raise
     except BaseException as error:
         if is_persons(error):

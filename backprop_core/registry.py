@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from .clock import now_ms, now_s
-from .errors import NotFoundError, StorageError, UsageError
+from .errors import HangingStorageError, NotFoundError, StorageError, UsageError
 from .identity import RUN_ID
 from .interfaces import Storage
 from .records import (
@@ -30,9 +30,13 @@ from .states import FINAL, RunState
 
 PROGRESS_EVERY_S = 5.0
 PROGRESS_SHARE = 0.01
+REST_S = 120.0
+"""How long a storage that hung is not asked again: longer by far than it kept the loop of a run waiting."""
 STAMPED_POINTS = 256
 NEIGHBOURS = 100
 """How many of the newest runs are looked at for one that shares a folder."""
+
+Answer = TypeVar("Answer")
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -143,8 +147,8 @@ class Journal:
     """Writes one attempt to storage as it goes; `record` is how it stands.
 
     Storage that fails while the script runs does not stop it: the loss is said once and counted in
-    `lost_writes`, which the attempt's final record tells. Progress is written only as often as writing takes
-    under 1 % of the time.
+    `lost_writes`, which the attempt's final record tells. One that hangs is left in peace for a while; only the end
+    is written even then. Progress is written only as often as writing takes under 1 % of the time.
     """
 
     def __init__(self, storage: Storage, record: RunRecord, tell: Callable[[str], None]) -> None:
@@ -152,6 +156,8 @@ class Journal:
         self._tell = tell
         self._next_progress_s = now_s() + PROGRESS_EVERY_S
         self._has_told_deaf = False
+        self._hung: HangingStorageError | None = None
+        self._rests_until_s = 0.0
         self.record = record
         self.lost_writes = 0
         self.is_end_lost = False
@@ -237,6 +243,7 @@ class Journal:
         self.record = final = with_attempt(self.record, lost_writes=self.lost_writes)
         if why := goes_on(final):
             self.record = changed(final, status=RunState.QUEUED, end_time=None, exit_code=None, reason=why)
+        self._rests_until_s = 0.0
         self.is_end_lost = not self._save()
         self.record = final
         return why
@@ -244,7 +251,7 @@ class Journal:
     def asked(self) -> Intent | None:
         """Take the oldest request to the run; none while the storage fails, which is said once."""
         try:
-            return self._storage.take(self.record.id)
+            return self._asked_unless_resting(lambda: self._storage.take(self.record.id))
         except StorageError as error:
             if not self._has_told_deaf:
                 self._has_told_deaf = True
@@ -260,13 +267,23 @@ class Journal:
 
     def _try(self, write: Callable[[], None]) -> bool:
         try:
-            write()
+            self._asked_unless_resting(write)
         except StorageError as error:
             if not self.lost_writes:
                 self._tell(f"{error.message}; the run goes on, what cannot be written is lost")
             self.lost_writes += 1
             return False
         return True
+
+    def _asked_unless_resting(self, ask: Callable[[], Answer]) -> Answer:
+        if self._hung is not None and now_s() < self._rests_until_s:
+            raise self._hung
+        try:
+            return ask()
+        except HangingStorageError as error:
+            self._hung = error
+            self._rests_until_s = now_s() + REST_S
+            raise
 
 
 def _by_kind(events: Sequence[Event]) -> tuple[Sequence[Progress], Sequence[CheckpointSaved]]:

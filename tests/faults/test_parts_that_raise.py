@@ -1,16 +1,18 @@
-"""A plugin's storage or launcher raises what it should not, or answers nonsense: it is named, the run lives."""
+"""A plugin's storage or launcher raises what it should not, hangs, or answers nonsense: it is named, the run lives."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from figures import Figures
 from kit import Project, wait_for
 
 FRAIL = """
-    import os
+    import os, time
     from backprop_builtin.storage.json_file import JsonBackend
     from backprop_builtin.launchers.local import LocalLauncher
     from backprop_core import hookimpl
@@ -36,6 +38,8 @@ FRAIL = """
                     raise KeyError("no such table")
                 if fails(f"{name}=nonsense"):
                     return 7
+                if fails(f"{name}=hang"):
+                    time.sleep(600)
                 return found(*arguments, **named)
             return call
 
@@ -165,6 +169,39 @@ def test_storage_that_recovers_before_the_end_keeps_the_end_and_the_count_of_wha
     assert (record["status"], record["lastStep"], len(record["checkpoints"])) == ("completed", 2, 1)
     assert lost >= 2
     assert f"its end is recorded; {lost} writes of metrics and states before it are lost" in done.err
+
+
+@pytest.mark.soak
+def test_storage_that_hangs_while_the_script_runs_is_told_once_and_the_run_goes_on(
+    frail: Frail, figures: Figures
+) -> None:
+    process = frail.project.start("run", "train.py", env=frail.env)
+    wait_for((frail.project.folder / "started").exists, "the script to start")
+    frail.fail("save=hang", "append_metrics=hang", "take=hang")
+    began_s = time.monotonic()
+    (frail.project.folder / "go").touch()
+    done = frail.project.end(process, timeout=90.0)
+    took_s = time.monotonic() - began_s
+    assert done.code == 0, "what the script did is what counts"
+    assert done.err.count("storage 'frail' hangs in ") <= 3, (
+        "once of writes, once of requests, and of the end"
+    )
+    assert "hangs in " in done.err
+    assert "its end could not be recorded" in done.err
+    assert took_s < 60.0
+    frail.fail()
+    (found,) = json.loads(frail.project.run("list", "--json", env=frail.env).out)
+    assert found["status"] == "lost"
+    figures(over_after_s=took_s)
+
+
+@pytest.mark.soak
+def test_storage_that_hangs_before_the_start_is_named_and_nothing_starts(frail: Frail) -> None:
+    frail.fail("save=hang")
+    done = frail.project.run("run", "quick.py", env=frail.env)
+    assert (done.code, done.out) == (2, "")
+    assert "storage 'frail' hangs in save: it did nothing for 15 s" in done.err
+    assert len(done.err.splitlines()) <= 3
 
 
 @pytest.mark.parametrize("method", ["preflight", "submit", "preflight=nonsense", "submit=nonsense"])

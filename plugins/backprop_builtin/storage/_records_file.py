@@ -61,11 +61,12 @@ class RecordsFile:
             self.close()
             return question(self._contents(has_lock=has_lock))
 
-    def change(self, choose: Callable[[Contents], Changes]) -> None:
-        """Write the file with the changes that are chosen; for the holder of the lock."""
+    def change(self, choose: Callable[[Contents], Changes | None]) -> None:
+        """Write the file with the changes that are chosen, and not for None; for the holder of the lock."""
 
         def write(contents: Contents) -> None:
-            if changes := choose(contents):
+            changes = choose(contents)
+            if changes is not None:
                 self._write(contents.changed(changes))
 
         self.ask(write, has_lock=True)

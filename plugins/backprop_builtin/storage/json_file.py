@@ -158,8 +158,9 @@ class JsonStorage:
         for run_id in run_ids:
             self._folders.path_of(run_id)
 
-        def remove(contents: Contents, merged: Collection[str]) -> Changes:
-            return {one: None for one in run_ids if one in merged or contents.line(one) is not None}
+        def remove(contents: Contents, merged: Collection[str]) -> Changes | None:
+            known = [one for one in run_ids if one in merged or contents.line(one) is not None]
+            return dict.fromkeys(known) if known or merged else None
 
         with self._locked():
             self._change(remove)
@@ -202,16 +203,19 @@ class JsonStorage:
 
         return self._file.ask(answer)
 
-    def _change(self, choose: Callable[[Contents, Collection[str]], Changes]) -> None:
+    def _change(self, choose: Callable[[Contents, Collection[str]], Changes | None]) -> None:
         """Write what waits in journals, and then what is chosen; for the holder of the lock.
 
-        :param choose: Told what is stored, and which runs' journals are added to it.
+        :param choose: Told what is stored, and which runs' journals are added to it; None is no need to write.
         """
         waiting = self._journals.waiting()
 
-        def choose_all(contents: Contents) -> Changes:
+        def choose_all(contents: Contents) -> Changes | None:
             merged = _merged(waiting, contents)
-            changes = {**merged, **choose(contents, merged)}
+            chosen = choose(contents, merged)
+            if chosen is None:
+                return None
+            changes = {**merged, **chosen}
             for run_id, line in changes.items():
                 if line is not None:
                     self._folders.save_copy(run_id, line)
