@@ -7,9 +7,11 @@ each hook says what happens when an implementation raises; the run's script is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any
+
+import pluggy
 
 from .interfaces import EventParser, Framework, GpuProbe, Launcher, StorageBackend
 from .records import (
@@ -31,62 +33,15 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 PROJECT = "backprop"
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@overload
-def hookimpl(function: F) -> F: ...
-
-
-@overload
-def hookimpl(
-    function: None = None,
-    *,
-    hookwrapper: bool = ...,
-    optionalhook: bool = ...,
-    tryfirst: bool = ...,
-    trylast: bool = ...,
-    specname: str | None = ...,
-    wrapper: bool = ...,
-) -> Callable[[F], F]: ...
-
-
-def hookimpl(
-    function: F | None = None,
-    *,
-    hookwrapper: bool = False,
-    optionalhook: bool = False,
-    tryfirst: bool = False,
-    trylast: bool = False,
-    specname: str | None = None,
-    wrapper: bool = False,
-) -> F | Callable[[F], F]:
-    """Mark a function as a plugin's implementation of the hook that it, or `specname`, names.
-
-    The mark is the one that `pluggy.HookimplMarker("backprop")` leaves, with the same options. `tryfirst` and
-    `trylast` give it another turn than the newest first; wrappers are marked so that they can be refused.
-    """
-    options = {
-        "hookwrapper": hookwrapper,
-        "optionalhook": optionalhook,
-        "tryfirst": tryfirst,
-        "trylast": trylast,
-        "specname": specname,
-        "wrapper": wrapper,
-    }
-
-    def mark(marked: F) -> F:
-        setattr(marked, f"{PROJECT}_impl", options)
-        return marked
-
-    return mark if function is None else mark(function)
-
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
 
 # ---------------------------------------------------------------------------------------------
 # Setting up
 # ---------------------------------------------------------------------------------------------
 
 
+@hookspec
 def backprop_options() -> Sequence[PluginOption]:
     """Declare options of this plugin.
 
@@ -100,6 +55,7 @@ def backprop_options() -> Sequence[PluginOption]:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_commands() -> Mapping[str, Any]:
     """Add commands to the command line.
 
@@ -111,6 +67,7 @@ def backprop_commands() -> Mapping[str, Any]:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_configure(settings: Settings) -> None:
     """Take note of the resolved settings.
 
@@ -127,6 +84,7 @@ def backprop_configure(settings: Settings) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
+@hookspec
 def backprop_storage_backend() -> StorageBackend:
     """Bring a storage backend, chosen by the `storage` setting.
 
@@ -138,6 +96,7 @@ def backprop_storage_backend() -> StorageBackend:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_launcher() -> Launcher:
     """Bring a launcher, chosen by the `launcher` setting.
 
@@ -149,6 +108,7 @@ def backprop_launcher() -> Launcher:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_framework() -> Framework:
     """Bring a framework, chosen by `--framework` or by what the script imports.
 
@@ -160,6 +120,7 @@ def backprop_framework() -> Framework:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_gpu_probe() -> GpuProbe:
     """Bring a GPU probe, chosen by `--gpu-probe`; `auto` takes the first that works, by order.
 
@@ -172,6 +133,7 @@ def backprop_gpu_probe() -> GpuProbe:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_event_parser(run: RunRecord) -> EventParser:
     """Bring a function that reads events from lines of output.
 
@@ -190,6 +152,7 @@ def backprop_event_parser(run: RunRecord) -> EventParser:
 # ---------------------------------------------------------------------------------------------
 
 
+@hookspec
 def backprop_find_checkpoint(run: RunRecord) -> CheckpointSaved | Path | str | None:
     """Name the checkpoint that a resumed run should go on from.
 
@@ -202,6 +165,7 @@ def backprop_find_checkpoint(run: RunRecord) -> CheckpointSaved | Path | str | N
     raise NotImplementedError
 
 
+@hookspec
 def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | Passed | None:
     """Object to starting this run now.
 
@@ -219,6 +183,7 @@ def backprop_admit(request: RunRequest, machine: Machine) -> Refusal | Warn | Pa
     raise NotImplementedError
 
 
+@hookspec
 def backprop_select_gpu(request: RunRequest, gpus: Sequence[Gpu]) -> Gpu | None:
     """Choose the GPU for this run.
 
@@ -233,6 +198,7 @@ def backprop_select_gpu(request: RunRequest, gpus: Sequence[Gpu]) -> Gpu | None:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_environment(request: RunRequest, gpu: Gpu | None) -> Mapping[str, str]:
     """Add variables to the script's environment.
 
@@ -252,6 +218,7 @@ def backprop_environment(request: RunRequest, gpu: Gpu | None) -> Mapping[str, s
 # ---------------------------------------------------------------------------------------------
 
 
+@hookspec
 def backprop_run_started(run: RunRecord) -> None:
     """Take note that an attempt has started.
 
@@ -263,6 +230,7 @@ def backprop_run_started(run: RunRecord) -> None:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_run_events(run: RunRecord, events: Sequence[Event]) -> None:
     """Take note of what the script reported.
 
@@ -276,6 +244,7 @@ def backprop_run_events(run: RunRecord, events: Sequence[Event]) -> None:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_govern(run: RunRecord, machine: Machine) -> Pause | Stop | Warn | None:
     """Object to going on.
 
@@ -291,6 +260,7 @@ def backprop_govern(run: RunRecord, machine: Machine) -> Pause | Stop | Warn | N
     raise NotImplementedError
 
 
+@hookspec
 def backprop_run_paused(run: RunRecord, reason: str) -> None:
     """Take note that the run was paused.
 
@@ -303,6 +273,7 @@ def backprop_run_paused(run: RunRecord, reason: str) -> None:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_run_continued(run: RunRecord) -> None:
     """Take note that the run goes on after a pause.
 
@@ -319,6 +290,7 @@ def backprop_run_continued(run: RunRecord) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
+@hookspec
 def backprop_run_finished(run: RunRecord) -> None:
     """Take note that the attempt has ended.
 
@@ -330,6 +302,7 @@ def backprop_run_finished(run: RunRecord) -> None:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_status_report(settings: Settings) -> str | Sequence[str]:
     """Add lines to `backprop status`.
 
@@ -340,6 +313,7 @@ def backprop_status_report(settings: Settings) -> str | Sequence[str]:
     raise NotImplementedError
 
 
+@hookspec
 def backprop_unconfigure(settings: Settings) -> None:
     """Let go of what `backprop_configure` took hold of.
 

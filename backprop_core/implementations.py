@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pluggy
+
 from . import hookspecs
 from .hookspecs import PROJECT
-from .records import Record
 
 _RUNS_LATER = 0x20 | 0x80 | 0x200
 """The flags of generators and coroutines (`inspect.CO_...`, whose import would cost more than all of this)."""
@@ -19,47 +20,41 @@ SPECS = {
 }
 
 
-class Implementation(Record, frozen=True):
-    """What one plugin does for a hook. `place` is where the plugin stands among all, the oldest first."""
-
-    plugin: str
-    hook: str
-    function: Any
-    arguments: tuple[str, ...]
-    place: int
-    is_first: bool = False
-    is_last: bool = False
-
-    @property
-    def turn(self) -> tuple[int, int]:
-        """Where it stands in the order of calls: the newest first, as pluggy has it, and of the last the oldest."""
-        if self.is_last:
-            return 1, self.place
-        return -int(self.is_first), -self.place
-
-
 def marked(plugin: object) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Yield what a plugin has marked as implementations: the hook's name, the function, the mark's options."""
     for attribute in dir(plugin):
-        function = getattr(plugin, attribute, None)
-        options = getattr(function, f"{PROJECT}_impl", None)
-        if isinstance(options, Mapping):
-            yield options.get("specname") or attribute, function, options
+        options = _mark(plugin, attribute, "impl")
+        if options is not None:
+            yield options.get("specname") or attribute, getattr(plugin, attribute), options
 
 
-def implementation(
-    plugin: str, hook: str, function: Any, options: Mapping[str, Any], place: int
-) -> Implementation:
-    """Describe what was found marked, and nothing speaks against."""
-    return Implementation(
-        plugin=plugin,
-        hook=hook,
-        function=function,
-        arguments=tuple(name for name in _argument_names(function) if name not in {"self", "cls"}),
-        place=place,
-        is_first=bool(options.get("tryfirst")),
-        is_last=bool(options.get("trylast")),
-    )
+def _mark(place: object, name: str, kind: str) -> Mapping[str, Any] | None:
+    """Return what pluggy's marker of this kind has left at an attribute."""
+    mark = getattr(getattr(place, name, None), f"{PROJECT}_{kind}", None)
+    return mark if isinstance(mark, Mapping) else None
+
+
+class Manager(pluggy.PluginManager):
+    """Looks at what is marked alone: pluggy takes longer over every attribute of a plugin than its import takes."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return super().parse_hookimpl_opts(plugin, name) if _mark(plugin, name, "impl") is not None else None
+
+    def parse_hookspec_opts(self, module_or_class: Any, name: str) -> pluggy.HookspecOpts | None:
+        is_marked = _mark(module_or_class, name, "spec") is not None
+        return super().parse_hookspec_opts(module_or_class, name) if is_marked else None
+
+
+def turn(implementation: pluggy.HookImpl, place: int) -> tuple[int, int]:
+    """Return where an implementation stands in the order of calls, which is pluggy's: the newest plugin first.
+
+    pluggy itself orders by when plugins were registered, which those that are loaded late must not be.
+
+    :param place: Where its plugin stands among all, the oldest first.
+    """
+    if implementation.trylast:
+        return 1, place
+    return -int(implementation.tryfirst), -place
 
 
 def problem_with(name: str, function: Any, options: Mapping[str, Any]) -> str | None:

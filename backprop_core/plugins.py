@@ -11,12 +11,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
+import pluggy
 
+from . import hookspecs
 from .alarm import Alarm, TookTooLongError
 from .answers import problem_with_part
 from .clock import now_s
 from .errors import BackpropError, PluginError
-from .implementations import SPECS, Implementation, implementation, marked, problem_with
+from .implementations import SPECS, Manager, marked, problem_with, turn
 from .interrupts import is_persons
 from .records import PluginFailure, PluginOption, Record
 
@@ -78,9 +80,11 @@ class Plugins:
     ) -> None:
         self.tell = tell
         self.trace = trace
-        self._implementations: dict[str, Sequence[Implementation]] = dict.fromkeys(SPECS, ())
+        self._manager = Manager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._places: dict[str, int] = {}
+        self._in_turn: dict[str, list[pluggy.HookImpl]] = {}
         self._states: list[PluginState] = []
-        self._loaded: dict[str, object] = {}
         self._expected: list[Expected] = []
         self._loading = threading.RLock()
         self._paths: dict[str, str | None] = {}
@@ -111,16 +115,14 @@ class Plugins:
         self._refuse_taken(state)
         if place is None:
             self._load_expected(lambda one: one.state.path == getattr(plugin, "__name__", None))
-        if known := next((name for name, other in self._loaded.items() if other is plugin), None):
+        if known := self._manager.get_name(plugin):
             raise PluginError(f"it is loaded already, as {known!r}")
-        found = tuple(self._checked(plugin, state, place, is_local=is_local))
-        hooks = tuple(one.hook for one in found)
+        hooks = tuple(self._checked(plugin, state, is_local=is_local))
         if place is not None and set(hooks) != set(state.hooks):
             raise PluginError(f"its entry point names {_list(state.hooks)}, and it implements {_list(hooks)}")
-        for one in found:
-            others = self._implementations[one.hook]
-            self._implementations[one.hook] = sorted((one, *others), key=lambda each: each.turn)
-        self._loaded[state.name] = plugin
+        self._places[state.name] = len(self._states) if place is None else place
+        self._manager.register(plugin, state.name)
+        self._in_turn.clear()
         self._take_name(state)
         self._put(msgspec.structs.replace(state, hooks=hooks), place)
 
@@ -162,9 +164,7 @@ class Plugins:
         else:
             self._states[place] = state
 
-    def _checked(
-        self, plugin: object, state: PluginState, place: int | None, *, is_local: bool
-    ) -> Iterator[Implementation]:
+    def _checked(self, plugin: object, state: PluginState, *, is_local: bool) -> Iterator[str]:
         for name, function, options in marked(plugin):
             problem = problem_with(name, function, options)
             if problem and is_local and name not in SPECS:
@@ -172,8 +172,7 @@ class Plugins:
             elif problem:
                 raise PluginError(problem)
             else:
-                where = len(self._states) if place is None else place
-                yield implementation(state.name, name, function, options, where)
+                yield name
 
     def leave_out(self, state: PluginState, why: str | None = None) -> None:
         """Note that a plugin was blocked, by a person or for its place."""
@@ -187,10 +186,13 @@ class Plugins:
         )
         self._put(failed, place)
 
-    def _of(self, hook: str) -> Sequence[Implementation]:
+    def _of(self, hook: str) -> Sequence[pluggy.HookImpl]:
         """Return what implements a hook, in the order in which it is called."""
         self._load_expected(lambda one: hook in one.state.hooks)
-        return self._implementations[hook]
+        if hook not in self._in_turn:
+            found = getattr(self._manager.hook, hook).get_hookimpls()
+            self._in_turn[hook] = sorted(found, key=lambda one: turn(one, self._places[one.plugin_name]))
+        return self._in_turn[hook]
 
     def ask(
         self, hook: str, is_asked: Callable[[str], bool] | None = None, /, **arguments: Any
@@ -201,13 +203,13 @@ class Plugins:
         """
         answers = []
         for one in self._of(hook):
-            name = one.plugin
+            name = one.plugin_name
             if is_asked is not None and not is_asked(name):
                 continue
             if failure := self._hung.get((name, hook)):
                 answers.append(Answer(plugin=name, failure=failure))
                 continue
-            given = [arguments[each] for each in one.arguments]
+            given = [arguments[each] for each in one.argnames]
             value, failure = self._call(name, hook, one.function, given)
             if failure and failure.is_hung:
                 self.give_up(failure)
@@ -268,7 +270,7 @@ class Plugins:
 
     def implementers(self, hook: str) -> list[str]:
         """Name the plugins that implement the hook, the newest first."""
-        return [one.plugin for one in self._of(hook)]
+        return [one.plugin_name for one in self._of(hook)]
 
     def parts(self, hook: str, **arguments: Any) -> list[Any]:
         """Collect the parts that plugins bring; one that lacks what such a part needs is a failure."""

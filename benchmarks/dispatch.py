@@ -9,7 +9,6 @@ from types import ModuleType
 import pluggy
 
 from backprop_core import hookimpl, hookspecs
-from backprop_core.hookspecs import PROJECT
 from backprop_core.plugins import Plugins, PluginState
 
 from .bench import Bench
@@ -54,8 +53,7 @@ def _asked_us(count: int, calls: int) -> float:
 
 
 def _called_us(count: int, calls: int) -> float:
-    manager = pluggy.PluginManager(PROJECT)
-    pluggy.HookspecMarker(PROJECT)(getattr(hookspecs, HOOK))
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for number, each in enumerate(_implementations(count)):
         manager.register(each, name=str(number))

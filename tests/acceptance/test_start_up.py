@@ -20,7 +20,7 @@ try:
 finally:
     print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.__stderr__)
 """
-LIBRARIES = "import msgspec, pathlib"
+LIBRARIES = "import msgspec, pluggy, pathlib"
 OF_ANY_COMMAND = {"backprop_builtin", "backprop_core"} | set(
     "__future__ _heapq _queue _weakrefset atexit copy fcntl gc heapq queue shlex signal threading weakref zlib "
     "_json json".split()

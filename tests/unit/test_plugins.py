@@ -277,19 +277,6 @@ def test_the_order_of_calls_is_pluggys() -> None:
         assert ours.implementers("backprop_status_report") == called[::-1]
 
 
-def test_our_mark_is_the_one_that_pluggy_leaves() -> None:
-    theirs = pluggy.HookimplMarker(PROJECT)
-    options: dict[str, Any] = {"tryfirst": True, "specname": "backprop_status_report", "optionalhook": True}
-    for ours, other in (
-        (hookimpl(lambda: 1), theirs(lambda: 1)),
-        (hookimpl()(lambda: 1), theirs()(lambda: 1)),
-        (hookimpl(**options)(lambda: 1), theirs(**options)(lambda: 1)),
-        (hookimpl(trylast=True, wrapper=True)(lambda: 1), theirs(trylast=True, wrapper=True)(lambda: 1)),
-        (hookimpl(hookwrapper=True)(lambda: 1), theirs(hookwrapper=True)(lambda: 1)),
-    ):
-        assert vars(ours) == vars(other)
-
-
 def test_one_that_does_not_import_is_a_named_failure_when_it_is_needed(site: Path) -> None:
     install(site, "other", "[backprop]\nother = other_plugin [backprop_status_report]\n")
     (site / "other_plugin.py").write_text("1 / 0")
