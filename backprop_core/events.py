@@ -6,88 +6,25 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .alarm import Alarm
 from .interfaces import EventParser
+from .lines import Lines, Run, as_text, joined, runs_by_sign
 from .plugins import Plugins, guarded
 from .records import CheckpointSaved, Event, PluginFailure, Progress, ProgressBatch
+from .signs import Signs
 
-LINE_CAP_BYTES = 64 * 1024
-FEW_BYTES = 4 * 1024
+FEW_BYTES = 1024
+SHORT_RUN_BYTES = 128
 HOOK = "backprop_event_parser"
 IMPATIENT = Alarm(idle_s=0.3, busy_s=2.0)
 """For parsers: requests, the watching and the script itself wait for them."""
 _BEYOND_INT = 2**63
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no storage keeps NUL and lone surrogates in text
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|\x08+")
-
-
-class Lines:
-    r"""Cuts output into lines of text at `\n` and `\r`, whatever the boundaries of the reads.
-
-    A line longer than 64 KiB is dropped and counted in `dropped`; bytes that are not UTF-8 become U+FFFD.
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._skipping = False
-        self.dropped = 0
-
-    def feed(self, data: bytes) -> list[str]:
-        """Return the lines that this chunk completes, without their ends; empty ones are left out."""
-        return as_text(self.cut(data))
-
-    def cut(self, data: bytes) -> bytes:
-        r"""Return the lines that this chunk completes, as they are, with `\n` between them."""
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        whole, end, rest = data.rpartition(b"\n")
-        if not end:
-            self._keep(self._rest + rest)
-            return b""
-        whole = self._rest + whole if self._rest else whole
-        if self._skipping:
-            _, _, whole = whole.partition(b"\n")
-            self._skipping = False
-        self._rest = b""
-        self._keep(rest)
-        return self._without_overlong(whole) if len(whole) > LINE_CAP_BYTES else whole
-
-    def end(self) -> bytes:
-        """Return what stands after the last line end."""
-        return self.cut(b"\n")
-
-    def _keep(self, rest: bytes) -> None:
-        if self._skipping or len(rest) > LINE_CAP_BYTES:
-            self.dropped += not self._skipping
-            self._skipping, rest = True, b""
-        self._rest = rest
-
-    def _without_overlong(self, whole: bytes) -> bytes:
-        if not _has_overlong(whole):
-            return whole
-        lines = whole.split(b"\n")
-        kept = [line for line in lines if len(line) <= LINE_CAP_BYTES]
-        self.dropped += len(lines) - len(kept)
-        return b"\n".join(kept)
-
-
-def _has_overlong(lines: bytes) -> bool:
-    """Leap from line end to line end, as far as a line may be long."""
-    begin = 0
-    while begin + LINE_CAP_BYTES < len(lines):
-        end = lines.rfind(b"\n", begin, begin + LINE_CAP_BYTES + 1)
-        if end < 0:
-            return True
-        begin = end + 1
-    return False
-
-
-def as_text(lines: bytes) -> list[str]:
-    """Decode lines, leaving empty ones out."""
-    return [line for line in lines.decode("utf-8", "replace").split("\n") if line]
 
 
 class _Asked:
@@ -97,11 +34,43 @@ class _Asked:
         self.parse = parser
         self.plugin = getattr(parser, "__module__", None) or type(parser).__name__
         self.parse_chunk: Callable[[bytes], Any] | None = getattr(parser, "parse_chunk", None)
+        self.signs: tuple[bytes, ...] = ()
+        self.is_out = False
 
-    def has_sign(self, lines: bytes) -> bool:
-        """Tell whether it may find a line of its own here; what it looks for may depend on what it has read."""
-        signs = getattr(self.parse, "signs", ())
-        return not signs or any(sign in lines for sign in signs)
+    def look_for(self) -> None:
+        """Note what it looks for, which may depend on what it has read."""
+        self.signs = tuple(getattr(self.parse, "signs", ()))
+        if not all(isinstance(sign, bytes) for sign in self.signs):
+            raise TypeError("its signs are not all bytes")
+
+
+class _Batch:
+    """Lines that are offered to one parser after the other; `left` numbers those that nobody has answered yet."""
+
+    def __init__(self, lines: bytes) -> None:
+        self.texts = as_text(lines)
+        if b"\x1b" in lines or b"\x08" in lines:
+            self.texts = [_CONTROL.sub("", text) for text in self.texts]
+        self.answers: list[Sequence[Event] | None] = [None] * len(self.texts)
+        self.left: Sequence[int] = range(len(self.texts))
+
+    @property
+    def is_untouched(self) -> bool:
+        return len(self.left) == len(self.texts)
+
+    def offer(self, parser: EventParser) -> None:
+        """Call a parser for each line that is left."""
+        answers = self.answers
+        for number in self.left:
+            answer = parser(self.texts[number])
+            if answer is not None:
+                if not isinstance(answer, list | tuple):
+                    raise TypeError(f"it answered {type(answer).__name__}, not events")
+                answers[number] = answer
+
+    def settle(self) -> None:
+        """Take those that were answered out of those that are left."""
+        self.left = [number for number in self.left if self.answers[number] is None]
 
 
 class EventReader:
@@ -134,55 +103,91 @@ class EventReader:
         return self._read(self._lines.end())
 
     def _read(self, lines: bytes) -> Sequence[Event]:
-        """Read lines all at once, else each half of them so, and the few around an odd one line by line."""
-        first = self._parsers[0] if self._parsers else None
-        if not lines or first is None:
+        if not lines:
             return []
-        if first.parse_chunk is None or not self._has_sign(first, lines):
-            return self._read_by_line(lines)
-        if (events := self._read_as_one(first, lines)) is not None:
-            return events
-        middle = lines.find(b"\n", len(lines) // 2) if len(lines) > FEW_BYTES else -1
-        if middle < 0:
-            return self._read_by_line(lines)
-        return [*self._read(lines[:middle]), *self._read(lines[middle + 1 :])]
+        for parser in list(self._parsers):
+            self._call(parser, parser.look_for, alarm=None)
+        return self._offer(lines, self._wanting(lines, self._parsers))
 
-    def _read_as_one(self, first: _Asked, lines: bytes) -> Sequence[Event] | None:
-        """Let the parser that is asked first read all lines; None when it cannot."""
-        events: Sequence[Event] | None = self._call(first, _parse_chunk, first, lines)
+    def _wanting(self, lines: bytes, parsers: Sequence[_Asked]) -> list[_Asked]:
+        """Leave out the parsers that have nothing to look for in these lines."""
+        signs = _signs(frozenset(sign for parser in parsers for sign in parser.signs))
+        found = signs.found_in(lines)
+        return [
+            parser
+            for parser in parsers
+            if not parser.is_out and (not parser.signs or not found.isdisjoint(parser.signs))
+        ]
+
+    def _offer(self, lines: bytes, parsers: Sequence[_Asked], *, is_by_line: bool = False) -> Sequence[Event]:
+        """Offer each line to the parsers in their order; the first that answers has it.
+
+        Parsers are asked a batch at a time, because guarding every call would cost more than the calls; one that
+        reads many lines at once, all together where nobody before it took any.
+        """
+        batch: _Batch | None = None
+        for place, parser in enumerate(parsers):
+            if not is_by_line and parser.parse_chunk and (batch is None or batch.is_untouched):
+                return self._read_chunk(lines, parser, parsers[place + 1 :])
+            batch = batch or _Batch(lines)
+            self._call(parser, batch.offer, parser.parse)
+            batch.settle()
+            if not batch.left:
+                break
+        answers = batch.answers if batch else ()
+        return [
+            kept for answer in answers for event in answer or () if (kept := self._clean(event)) is not None
+        ]
+
+    def _read_chunk(self, lines: bytes, first: _Asked, others: Sequence[_Asked]) -> Sequence[Event]:
+        """Let a parser read all lines at once, else those with a sign of its own."""
+        if (events := self._read_as_one(lines, first)) is not None:
+            return events
+        runs = runs_by_sign(lines, first.signs)
+        if len(runs) > 1:
+            return self._read_runs(lines, runs, first, others)
+        return self._read_halves(lines, first, others)
+
+    def _read_own(self, lines: bytes, first: _Asked, others: Sequence[_Asked]) -> Sequence[Event]:
+        events = self._read_as_one(lines, first)
+        return self._read_halves(lines, first, others) if events is None else events
+
+    def _read_halves(self, lines: bytes, first: _Asked, others: Sequence[_Asked]) -> Sequence[Event]:
+        """Read each half at once, or half of that; the few lines around an odd one are offered one by one."""
+        middle = lines.find(b"\n", len(lines) // 2) if len(lines) > FEW_BYTES else -1
+        if middle < 0 or first.is_out:
+            return self._offer(lines, self._wanting(lines, [first, *others]), is_by_line=True)
+        halves = (lines[:middle], lines[middle + 1 :])
+        return [event for half in halves for event in self._read_own(half, first, others)]
+
+    def _read_runs(
+        self, lines: bytes, runs: Sequence[Run], first: _Asked, others: Sequence[_Asked]
+    ) -> Sequence[Event]:
+        """Read the lines with a sign of the first parser's by themselves, and those between, if anybody wants them."""
+        between = joined(runs, has_sign=False)
+        wanting = self._wanting(between, others) if between else []
+        if not wanting:
+            return self._read_own(joined(runs, has_sign=True), first, others)
+        if len(runs) * SHORT_RUN_BYTES > len(lines):
+            return self._offer(lines, [first, *others], is_by_line=True)
+        events: list[Event] = []
+        for has_sign, run in runs:
+            if has_sign:
+                events += self._read_own(run, first, others)
+            else:
+                events += self._offer(run, wanting, is_by_line=True)
+        return events
+
+    def _read_as_one(self, lines: bytes, first: _Asked) -> Sequence[Event] | None:
+        """Let a parser read all lines; None when it cannot."""
+        events: Sequence[Event] | None = (
+            None if first.is_out else self._call(first, _parse_chunk, first, lines)
+        )
         if not events:
             return None
         steps = (event.step for event in reversed(events) if event.step is not None)
         self._step = next(steps, self._step)
         return events
-
-    def _read_by_line(self, lines: bytes) -> list[Event]:
-        texts = as_text(lines)
-        if b"\x1b" in lines or b"\x08" in lines:
-            texts = [_CONTROL.sub("", text) for text in texts]
-        answers = self._ask(lines, texts)
-        return [
-            kept for answer in answers for event in answer or () if (kept := self._clean(event)) is not None
-        ]
-
-    def _ask(self, lines: bytes, texts: Sequence[str]) -> list[Sequence[Event] | None]:
-        """Offer each line to the parsers in their order; the first that answers has it.
-
-        Parsers are asked a batch at a time, because guarding every call would cost more than the calls.
-        """
-        answers: list[Sequence[Event] | None] = [None] * len(texts)
-        left: Sequence[int] = range(len(texts))
-        for parser in list(self._parsers):
-            if not self._has_sign(parser, lines):
-                continue
-            self._call(parser, _parse_batch, parser.parse, texts, left, answers)
-            left = [number for number in left if answers[number] is None]
-            if not left:
-                break
-        return answers
-
-    def _has_sign(self, parser: _Asked, lines: bytes) -> bool:
-        return bool(self._call(parser, parser.has_sign, lines, alarm=None))
 
     def _call(
         self,
@@ -196,6 +201,7 @@ class EventReader:
         if failure:
             self.failures.append(failure)
             self._parsers.remove(parser)
+            parser.is_out = True
         return value
 
     def _clean(self, event: Event) -> Event | None:
@@ -265,20 +271,16 @@ def _parse_chunk(parser: _Asked, lines: bytes) -> Sequence[Event] | None:
     """Ask for all lines at once, and hold the answer to its kind: what is in it is not checked one by one."""
     assert parser.parse_chunk is not None
     events: Sequence[Event] | None = parser.parse_chunk(lines)
-    allowed = {Progress} if isinstance(events, ProgressBatch) else {Progress, CheckpointSaved}
-    if events is not None and not set(map(type, events)) <= allowed:
+    if events is None or isinstance(events, ProgressBatch):
+        return events
+    if not set(map(type, events)) <= {Progress, CheckpointSaved}:
         raise TypeError("parse_chunk answered something else than events")
     return events
 
 
-def _parse_batch(
-    parser: EventParser, texts: Sequence[str], numbers: Sequence[int], answers: list[Sequence[Event] | None]
-) -> None:
-    for number in numbers:
-        answer = parser(texts[number])
-        if not isinstance(answer, list | tuple | None):
-            raise TypeError(f"it answered {type(answer).__name__}, not events")
-        answers[number] = answer
+@lru_cache(maxsize=16)  # what parsers look for changes seldom, and to and fro
+def _signs(signs: frozenset[bytes]) -> Signs:
+    return Signs(signs)
 
 
 def collect_parsers(plugins: Plugins, run: object) -> list[EventParser]:

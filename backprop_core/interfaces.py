@@ -70,12 +70,14 @@ class Framework(Protocol):
 EventParser = Callable[[str], Sequence[Event] | None]
 """Reads one line of output without its end; None means "not mine".
 
-A parser that is an object may also have `parse_chunk(lines: bytes)`, which is offered many lines at once while
-the parser is the first to be asked. It answers with the events of all of them, numbers finite and integers
-within 64 bits, or None to have them read one by one. A `ProgressBatch` spares the core a look at each of them.
+A parser that is an object may also have `parse_chunk(lines: bytes)`, which is offered many lines at once where no
+parser before it has taken any. It answers with the events of all of them, numbers finite and integers within 64
+bits, or None to be offered fewer of them at once, and in the end one. A `ProgressBatch` spares the core a look at
+each of them.
 
 It may also have `signs`, a tuple of bytes one of which is in every line of its own: it is then passed over for
-output that holds none of them. An empty tuple, as ever when `signs` is missing, means any line.
+output that holds none of them, and `parse_chunk` may be offered the lines with a sign alone. An empty tuple, as ever
+when `signs` is missing, means any line.
 """
 
 

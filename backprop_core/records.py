@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -297,11 +299,45 @@ class ProgressBatch(list[Progress]):
         self.latest = latest
         self.text = text
 
+    @classmethod
+    def read(cls, text: bytes, *, is_alike: bool = False) -> Self:
+        """Read JSON lines, each as a `Progress` is written as JSON.
+
+        :param is_alike: Whether all of them hold the same names, so that the last one tells the latest of all.
+        :raises msgspec.DecodeError: for lines of another kind; a ValueError for text that is no UTF-8.
+        """
+        points = _points_decoder().decode_lines(text)
+        return cls(points, points[-1] if is_alike and points else latest_of(points), text)
+
     def stamp(self, at: int) -> None:
         """Note on the last one when they were read."""
         self[-1] = msgspec.structs.replace(self[-1], at=at)
         earlier = self.text[: self.text.rfind(b"\n", 0, -1) + 1]
         self.text = earlier + msgspec.json.encode(self[-1]) + b"\n"
+
+
+@cache
+def _points_decoder() -> msgspec.json.Decoder[Progress]:
+    return msgspec.json.Decoder(Progress)
+
+
+def latest_of(points: Sequence[Progress]) -> Progress:
+    """Return the last known value of each field."""
+    metrics: dict[str, float] = {}
+    for point in points:
+        metrics.update(point.metrics)
+    return Progress(
+        step=_last("step", points),
+        total_steps=_last("total_steps", points),
+        epoch=_last("epoch", points),
+        loss=_last("loss", points),
+        metrics=metrics,
+    )
+
+
+def _last(name: str, points: Sequence[Progress]) -> Any:
+    """Return the last value of a field that is known; a plain loop, because there may be many."""
+    return next((value for value in map(attrgetter(name), reversed(points)) if value is not None), None)
 
 
 class Intent(Record, frozen=True):

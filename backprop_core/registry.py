@@ -25,6 +25,7 @@ from .records import (
     Progress,
     ProgressBatch,
     RunRecord,
+    latest_of,
 )
 from .states import FINAL, RunState
 
@@ -303,32 +304,8 @@ def _stamped(points: Sequence[Progress], now: int) -> Sequence[Progress]:
     return [point if point.at else msgspec.structs.replace(point, at=now) for point in points]
 
 
-def _latest(points: Sequence[Progress]) -> Progress:
-    """Return the last known value of each field."""
-    if isinstance(points, ProgressBatch):
-        return points.latest
-    metrics: dict[str, float] = {}
-    for point in points:
-        metrics.update(point.metrics)
-    return Progress(
-        step=_last("step", points),
-        total_steps=_last("total_steps", points),
-        epoch=_last("epoch", points),
-        loss=_last("loss", points),
-        metrics=metrics,
-    )
-
-
-def _last(name: str, points: Sequence[Progress]) -> Any:
-    """Return the last value of a field that is known; a plain loop, because there may be many."""
-    for value in map(attrgetter(name), reversed(points)):
-        if value is not None:
-            return value
-    return None
-
-
 def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:
-    latest = _latest(points)
+    latest = points.latest if isinstance(points, ProgressBatch) else latest_of(points)
     metrics = {**record.metrics, **latest.metrics}
     metrics |= {} if latest.epoch is None else {"epoch": latest.epoch}
     metrics |= {} if latest.total_steps is None else {"totalSteps": latest.total_steps}

@@ -26,7 +26,7 @@ class Outlet:
     def __init__(self, stream: TextIO) -> None:
         self._descriptor = stream.fileno()
         self._own = _without_waiting(self._descriptor)
-        self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._never_waits = _never_waits(os.fstat(self._descriptor))
         self._backlog = bytearray()
         self._is_gone = False
 
@@ -72,11 +72,16 @@ class Outlet:
                 return os.write(self._own, view)
             except BlockingIOError:
                 return 0
-        if self._is_file:
+        if self._never_waits:
             return os.write(self._descriptor, view)
         # Where a pipe has room at all it has room for this much.
         has_room = select.select([], [self._descriptor], [], 0)[1]
         return os.write(self._descriptor, view[: select.PIPE_BUF]) if has_room else 0
+
+
+def _never_waits(target: os.stat_result) -> bool:
+    """Tell whether what is written is taken at once, however much it is: by a file, or by nobody at all."""
+    return stat.S_ISREG(target.st_mode) or os.path.samestat(target, os.stat(os.devnull))
 
 
 def _without_waiting(descriptor: int) -> int | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 
+import msgspec
 import pytest
 
 from backprop_builtin.events.json_lines import JsonLines, backprop_event_parser, parse_line
-from backprop_core import CheckpointSaved, Event, Progress
+from backprop_core import CheckpointSaved, Event, Progress, ProgressBatch
 from backprop_core.events import collect_parsers
 from backprop_core.plugin_sources import Wanted, load
 
@@ -103,6 +104,77 @@ def test_many_lines_of_other_numbers_are_read_at_once_too_and_mean_what_each_mea
 @pytest.mark.parametrize(
     "line",
     [
+        '{"step": %d, "loss": 0.5}',
+        '{"step":%d,"epoch":1.5e-3,"total_steps":7}',
+        '{"total_steps": 7, "lr": 1e-05, "acc@5": %d}',
+        '{"lr": 1e-05, "at": 2, "metrics": 3, "step": %d, "total_steps": 9}',
+        '{"step": %d, "lr": 0.1, "grad.norm-2": -2E+3, "loss": 0.5}',
+        '{"loss": %d}',
+        '{"": %d}',
+        '{"big": 9223372036854775808, "loss": %d}',
+    ],
+)
+def test_lines_with_the_same_names_mean_what_each_means_alone_in_memory_and_in_writing(line: str) -> None:
+    lines, alone = three(line)
+    batch = JsonLines().parse_chunk(lines)
+    assert isinstance(batch, ProgressBatch)
+    assert list(batch) == alone
+    assert [msgspec.json.decode(each, type=Progress) for each in batch.text.splitlines()] == alone
+    assert batch.latest == alone[-1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"lr": 0.1, "loss": 0.5, "acc": %d}',
+        '{"totalSteps": 7, "total_steps": %d}',
+        '{"a": 1, "a": %d}',
+        '{"a}": 1, "loss": %d}',
+        '{"path": 1, "loss": %d}',
+        '{"lr":  %d}',
+    ],
+)
+def test_lines_whose_writing_is_not_that_of_a_series_are_read_all_the_same(line: str) -> None:
+    lines, alone = three(line)
+    batch = JsonLines().parse_chunk(lines)
+    assert not isinstance(batch, ProgressBatch)
+    assert batch in (alone, None)
+
+
+def three(line: str) -> tuple[bytes, list[Event]]:
+    """Three lines with other steps, and what they mean one by one."""
+    lines = [line % step for step in (5, 123456, 7)]
+    return "\n".join(lines).encode(), [event for each in lines for event in parse_line(each) or ()]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"step": 2, "loss3": 0.5, "lr": 1}',
+        '{"step": 2, "loss": 0.5, "lr2": 1}',
+        '{"step": 2, "loss": 0.5, "lre": 1}',
+        '{"steep": 2, "loss": 0.5, "lr": 1}',
+        '{"step": 2, "loss": 0.5.5, "lr": 1}',
+        '{"step": 2, "loss": -, "lr": 1}',
+        '{"step": 2, "loss": , "lr": 1}',
+        '{"step": 2, "loss": 1e999, "lr": 1}',
+        '{"step": 2.5, "loss": 0.5, "lr": 1}',
+        '{"step": 9223372036854775808, "loss": 0.5, "lr": 1}',
+        '{"step": 2, "loss": 0.5, "lr": 1}5',
+        '{"lr": 1, "loss": 0.5, "step": 2}',
+    ],
+)
+@pytest.mark.parametrize("place", range(3))
+def test_a_line_that_only_looks_like_those_around_it_is_read_for_what_it_is(odd: str, place: int) -> None:
+    lines = ['{"step": 1, "loss": 0.5, "lr": 1}', '{"step": 7, "loss": 0.25, "lr": 1e-3}']
+    lines.insert(place, odd)
+    batch = JsonLines().parse_chunk("\n".join(lines).encode())
+    assert batch is None or list(batch) == [event for each in lines for event in parse_line(each) or ()]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         b"epoch done",
         b"",
         b'{"step": 3, "accuracy": true}',
@@ -122,7 +194,6 @@ def test_many_lines_of_other_numbers_are_read_at_once_too_and_mean_what_each_mea
         b'{"metrics": {"a": 1}}',
         b'{"metr\\u0069cs": {"a": 1}}',
         b'{"lr": 1e999}',
-        b'{"lr": 9223372036854775808}',
         b'{"total_steps": 1.0, "lr": 1}',
         b'{"step": 1}\xff',
         b'{"step\xff": 1}',

@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backprop_builtin.events.json_lines import JsonLines, parse_line
-from backprop_core.events import LINE_CAP_BYTES, EventReader, Lines, collect_parsers
+from backprop_core.events import EventReader, collect_parsers
+from backprop_core.lines import LINE_CAP_BYTES, Lines
 from backprop_core.records import CheckpointSaved, Event, Progress, ProgressBatch
 
 CWD = Path("/work dir")
@@ -357,6 +358,71 @@ def test_a_parser_with_signs_of_a_wrong_kind_is_named_and_the_next_one_reads(sig
     one = reader(Signs(signs), saying(Progress(step=1)))
     assert read(one, b"a\nb\n") == [Progress(step=1)] * 2
     assert len(one.failures) == 1
+
+
+class Words:
+    """A parser of the lines with a word, which it is told to look for or not."""
+
+    def __init__(self, word: str, *, has_sign: bool) -> None:
+        self._word = word
+        self.signs = (word.encode(),) if has_sign else ()
+
+    def __call__(self, line: str) -> list[Event] | None:
+        return [CheckpointSaved(path=line)] if self._word in line else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    '{"step": %d}',
+                    '{"step": %d, "lr": 1}',
+                    "saved %d",
+                    "nothing %d",
+                    "{%d",
+                    "",
+                    "{'saved': %d}",
+                ]
+            ),
+            st.integers(1, 80),
+        ),
+        max_size=12,
+    ),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+@example(
+    [('{"step": %d}', 1), ("saved %d", 1), ("nothing %d", 50), ('{"step": %d}', 3)], (True, False, False)
+)
+@example([("nothing %d", 40), ('{"step": %d}', 40), ("saved %d", 30)], (True, True, True))
+def test_events_are_in_the_order_of_their_lines_whoever_reads_them(
+    runs: list[tuple[str, int]], who: tuple[bool, bool, bool]
+) -> None:
+    has_sign, has_first, is_first_taking = who
+    kinds = [kind for kind, count in runs for _ in range(count)]
+    lines = [kind % number if "%" in kind else kind for number, kind in enumerate(kinds)]
+    first = Words("nothing 7" if is_first_taking else "never", has_sign=False)
+    ahead = [first] if has_first else []
+    at_once = reader(*ahead, JsonLines(), Words("saved", has_sign=has_sign))
+    one_by_one = reader(*ahead, JsonLines(), Words("saved", has_sign=has_sign))
+    expected = [event for line in lines for event in one_by_one.feed(line.encode() + b"\n")]
+    assert list(at_once.feed("\n".join(lines).encode() + b"\n")) == expected
+
+
+def test_a_text_that_nobody_looks_for_is_not_even_cut_into_lines() -> None:
+    asked: list[str] = []
+
+    class Sought(Words):
+        def __call__(self, line: str) -> list[Event] | None:
+            asked.append(line)
+            return super().__call__(line)
+
+    one = reader(Sought("saved", has_sign=True))
+    assert read(one, b"loading\n" * 1000, b"now saved\nloading\n") == [
+        CheckpointSaved(path="/work dir/now saved")
+    ]
+    assert asked == ["now saved", "loading"]
 
 
 def test_lines_around_an_odd_one_are_still_read_many_at_once() -> None:

@@ -33,7 +33,7 @@ def backprop_event_parser() -> EventParser:
 class TrainerLogs:
     """Joins the dicts of one attempt with the training bar."""
 
-    signs = (b"{", b"%")
+    signs = (b"{'", b"%|")
 
     def __init__(self) -> None:
         self._waiting: list[dict[str, float]] = []

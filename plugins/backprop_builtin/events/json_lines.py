@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, ProgressBatch, hookimpl
 
+from ._alike import NOT_PLAIN, parse_alike
+
 _NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
 _decode = msgspec.json.Decoder().decode
 _NOT_NAMED = (b'"metrics"', b'"at"', b'"totalSteps"', b"null")
 """Names that mean something else in a record, a total that may be told twice, objects that may say nothing."""
-_TOTAL = b'"total_steps"'
-_decode_named = msgspec.json.Decoder(Progress).decode_lines
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _decode_numbers = msgspec.json.Decoder(dict[str, _Int64 | float]).decode_lines
-_NOT_PLAIN = (msgspec.DecodeError, ValueError, RecursionError)
-"""What decoding raises: no JSON or of other types, no UTF-8, nested too deeply."""
 
 
 class JsonLines:
@@ -35,6 +32,8 @@ class JsonLines:
 
         What this lets through needs no further check: strict JSON has no NaN, and the types bound integers.
         """
+        if (alike := parse_alike(lines)) is not None:
+            return alike
         # Where every line begins an object and there are as many objects as lines, each line is one.
         after_first = lines.count(b'\n{"')
         is_plain = lines.startswith(b'{"') and lines.count(b"\n") == after_first
@@ -51,33 +50,18 @@ def backprop_event_parser() -> EventParser:
 
 def _parse_named(lines: bytes) -> ProgressBatch | None:
     """Decode lines that hold nothing but named numbers, straight into events."""
-    if any(word in lines for word in _NOT_NAMED):
-        return None
-    has_total, has_epoch = _TOTAL in lines, b'"epoch"' in lines
-    if has_total:
-        lines = lines.replace(_TOTAL, b'"totalSteps"')
     try:
-        points: list[Progress] = _decode_named(lines)
-    except _NOT_PLAIN:
+        batch = ProgressBatch.read(lines.replace(b'"total_steps"', b'"totalSteps"') + b"\n")
+    except NOT_PLAIN:
         return None
-    latest = Progress(
-        step=_last("step", points),
-        loss=_last("loss", points),
-        epoch=_last("epoch", points) if has_epoch else None,
-        total_steps=_last("total_steps", points) if has_total else None,
-    )
-    return ProgressBatch(points, latest, lines + b"\n")
-
-
-def _last(name: str, points: Sequence[Progress]) -> Any:
-    return next((value for value in map(attrgetter(name), reversed(points)) if value is not None), None)
+    return None if any(word in lines for word in _NOT_NAMED) else batch
 
 
 def _parse_numbers(lines: bytes) -> Sequence[Event] | None:
     """Decode lines that hold other numbers, too, which are metrics."""
     try:
         return [_progress_of(values) for values in _decode_numbers(lines)]
-    except _NOT_PLAIN:
+    except NOT_PLAIN:
         return None
 
 
