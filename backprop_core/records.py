@@ -273,7 +273,8 @@ class CheckpointForm(Record, frozen=True):
     the folders above, too ("weights/last.pt"). A folder of this form holds all that `holds` names. It is whole
     when it has one of `written_last`, and nothing of `unfinished`. `step` is a regular expression for the name,
     whose group is the step. A checkpoint that `is_second_choice` is resumed from when there is no other: one that
-    is kept for use rather than for going on, such as the best model so far.
+    is kept for use rather than for going on, such as the best model so far. What has a form that `is_unfinished` is
+    no checkpoint: its trainer writes it under this name and renames it when it is whole.
     """
 
     name: str
@@ -283,6 +284,7 @@ class CheckpointForm(Record, frozen=True):
     unfinished: tuple[str, ...] = ()
     step: str | None = None
     is_second_choice: bool = False
+    is_unfinished: bool = False
 
 
 class ProgressBatch(list[Progress]):

@@ -85,6 +85,8 @@ def search(
         entries = _entries(place.folder, seen)
         left -= len(entries)
         looked = _look(place, entries, forms)
+        if looked is None:
+            continue
         if isinstance(looked, Find):
             found[place.folder] = looked
             continue
@@ -116,17 +118,19 @@ def _entries(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
 
 def _look(
     place: _Place, entries: Sequence[os.DirEntry[str]], forms: Sequence[CheckpointForm]
-) -> Find | list[Find]:
-    """Return the folder itself where it is a checkpoint, else the files in it that are."""
+) -> Find | list[Find] | None:
+    """Return the folder itself where it is a checkpoint, None where it is to be one, else the files in it that are."""
     path, names = Path(place.folder), {entry.name for entry in entries}
     form = form_of(path, names, forms)
+    if form is not None and form.is_unfinished:
+        return None
     if form is not None and (form.holds or not place.is_start):
         return measure(path, forms, form) or []
     files = []
     for entry in entries:
         file = Path(entry.path)
         form = form_of(file, None, forms)
-        if form is not None and (find := _file(entry, form)):
+        if form is not None and not form.is_unfinished and (find := _file(entry, form)):
             files.append(find)
     return files
 

@@ -54,11 +54,8 @@ def _what_is_wrong_with_folder(path: Path, forms: Sequence[CheckpointForm]) -> s
     if not names:
         return "is an empty folder"
     form = form_of(path, names, forms)
-    if form is not None:
-        if marks := [name for name in form.unfinished if name in names]:
-            return f"was not finished: it holds {marks[0]}"
-        if form.written_last and not any(name in names for name in form.written_last):
-            return f"was not finished: it has no {' or '.join(form.written_last)}"
+    if form is not None and (problem := _what_is_unfinished(form, names)):
+        return problem
     if missing := _missing_shard(path, names):
         return f"lacks {missing}"
     for file in _files_in(path):
@@ -66,6 +63,16 @@ def _what_is_wrong_with_folder(path: Path, forms: Sequence[CheckpointForm]) -> s
         problem = "is empty" if is_empty else _what_is_wrong_inside(file)
         if problem and not (is_empty and file.suffix not in _NEVER_EMPTY):
             return f"holds {file.relative_to(path)}, which {problem}"
+    return None
+
+
+def _what_is_unfinished(form: CheckpointForm, names: Sequence[str]) -> str | None:
+    if form.is_unfinished:
+        return "was not finished: its trainer would have renamed it"
+    if marks := [name for name in form.unfinished if name in names]:
+        return f"was not finished: it holds {marks[0]}"
+    if form.written_last and not any(name in names for name in form.written_last):
+        return f"was not finished: it has no {' or '.join(form.written_last)}"
     return None
 
 

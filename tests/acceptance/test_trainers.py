@@ -1,84 +1,32 @@
 """Real trainings by real libraries, cut off by a time box, go on from the right step, or say what they lack.
 
-The scripts are those of docs/how-to. Another interpreter than the tests' own can be named by TRAINERS_PYTHON.
+The scripts are those of docs/how-to.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checkpoint_files import cut
-from kit import Done, Project
+from kit import Project
+from trainings import (
+    LIMIT_S,
+    PYTHON,
+    checkpoints,
+    first_step,
+    go_on,
+    needs,
+    newest_step,
+    script_of,
+    train_until_saved,
+    with_line,
+)
 
-from backprop_core.description import versions_in
-
-PAGES = Path(__file__).parents[2] / "docs" / "how-to"
-PYTHON = os.environ.get("TRAINERS_PYTHON", sys.executable)
-SLOWLY = {"STEP_SECONDS": "0.2", "HF_HUB_OFFLINE": "1"}
-MINUTES = (0.34, 0.7, 1.4, 2.8)
-"""The first time box is enough where importing takes seconds; where it takes longer, so may the next."""
-LIMIT_S = 600.0
 LAST_STEP = 300
-
-VERSIONS = versions_in(PYTHON, ["torch", "transformers", "accelerate", "lightning", "keras", "numpy"])
 pytestmark = pytest.mark.trainers
-
-
-def needs(*names: str) -> pytest.MarkDecorator:
-    missing = [name for name in names if VERSIONS[name] is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed for {PYTHON}")
-
-
-def script_of(page: str) -> str:
-    """Return the complete script that a page shows."""
-    found = re.search(r"^```python\n(.*?)^```$", (PAGES / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert found
-    return found[1]
-
-
-def with_line(source: str, new: str, old: str) -> str:
-    assert source.count(old) == 1
-    return source.replace(old, new)
-
-
-def train_until_saved(project: Project, *arguments: str) -> Done:
-    """Train in a short time box, and on a slow machine in longer ones, until there is a checkpoint."""
-    words: tuple[object, ...] = ("run", "train.py", "-n", "it", "--python", PYTHON)
-    given = ("--", *arguments) if arguments else ()
-    for minutes in MINUTES:
-        done = project.run(*words, "-m", minutes, *given, env=SLOWLY, timeout=LIMIT_S)
-        assert (done.code, project.record()["status"]) == (0, "timeboxed"), done
-        if project.record()["checkpoints"]:
-            break
-        words, given = ("resume", "it"), ()
-    return done
-
-
-def go_on(project: Project) -> Done:
-    return project.run("resume", "it", "-m", 10, timeout=LIMIT_S)
-
-
-def checkpoints(project: Project) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(project.run("checkpoints", "it", "--json").out)
-    return found
-
-
-def newest_step(project: Project) -> int:
-    """The step of the newest checkpoint; of Lightning's `last.ckpt` that of the other one."""
-    return max(int(entry["step"]) for entry in checkpoints(project) if entry["valid"] and entry["step"])
-
-
-def first_step(done: Done) -> int:
-    found = re.search(r"training from step (\d+)", done.out)
-    assert found, done
-    return int(found[1])
-
 
 AS_IT_IS = [
     pytest.param("pytorch", None, marks=needs("torch")),

@@ -124,7 +124,11 @@ def found(name: str, folder: Path) -> list[tuple[str, int | None]]:
         ),
         (
             "jax",
-            ["out/4/_CHECKPOINT_METADATA", "out/9/commit_success.txt", "out/12.orbax-checkpoint-tmp-1/x"],
+            [
+                "out/4/_CHECKPOINT_METADATA",
+                "out/9/commit_success.txt",
+                "out/12.orbax-checkpoint-tmp/_CHECKPOINT_METADATA",
+            ],
             [("out/4", 4), ("out/9", 9)],
         ),
         (

@@ -13,11 +13,12 @@ from ._resume import missing_line, resume_arguments
 WEIGHTS = {"orbax": 1.0, "flax": 1.0, "optax": 1.0, "equinox": 1.0, "haiku": 1.0, "jax": 0.45}
 """What importing a name says about it. JAX alone beside PyTorch may only compute something for it."""
 FORMS = (
+    CheckpointForm(name="*.orbax-checkpoint-tmp*", is_folder=True, is_unfinished=True),
     CheckpointForm(name="[0-9]*", is_folder=True, holds=("_CHECKPOINT_METADATA",), step=r"^(\d+)$"),
     CheckpointForm(name="[0-9]*", is_folder=True, holds=("commit_success.txt",), step=r"^(\d+)$"),
     CheckpointForm(name="*", is_folder=True, holds=("_CHECKPOINT_METADATA",), step=r"(\d+)$"),
 )
-"""Orbax writes into a folder of another name and renames it (orbax-checkpoint 0.12)."""
+"""Orbax writes into a folder of another name and renames it (orbax-checkpoint 0.12); that has its metadata soon."""
 RESUMES = frozenset({"restore", "latest_step", "restore_checkpoint", "tree_deserialise_leaves"})
 """What a script names that goes on from a checkpoint."""
 LINE = "manager.restore(manager.latest_step()) before the loop, where there is a latest step"

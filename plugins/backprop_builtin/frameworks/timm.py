@@ -15,6 +15,7 @@ FORMS = (
     CheckpointForm(name="model_best.pth.tar", is_second_choice=True),
     CheckpointForm(name="last.pth.tar"),
     CheckpointForm(name="checkpoint-*.pth.tar"),
+    CheckpointForm(name="milestone-*.pth.tar"),
     CheckpointForm(name="recovery-*.pth.tar"),
 )
 """As timm/utils/checkpoint_saver.py names them; the numbers are epochs."""
