@@ -487,7 +487,8 @@ class RunRecord(Record, frozen=True, rename="camel"):
     """What the registry remembers of a run, over all its attempts.
 
     The JSON keys are the camelCase forms. `start_time` is the first attempt's, `end_time` the last one's;
-    `checkpoints` are paths, oldest first. `settings` are the resolved settings, as in a settings file.
+    `checkpoints` are paths, oldest first, and `left_out_checkpoints` how many older ones the record does not hold.
+    `settings` are the resolved settings, as in a settings file.
     `memory_layer` is what holds the run to its GPU memory limit; None where it has none. `code` is what the
     newest attempt ran, `environment` those variables of an allow-list that were set when the run began.
     `extra` carries keys this version does not know through every backend.
@@ -502,6 +503,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
     last_step: int | None = None
     last_loss: float | None = None
     checkpoints: tuple[str, ...] = ()
+    left_out_checkpoints: int = 0
     last_checkpoint: str | None = None
     script_args: tuple[str, ...] = ()
     module: str | None = None
@@ -527,6 +529,11 @@ class RunRecord(Record, frozen=True, rename="camel"):
         return Limits.from_settings(self.settings)
 
     @property
+    def checkpoint_count(self) -> int:
+        """How many checkpoints became known, those that the record does not hold included."""
+        return self.left_out_checkpoints + len(self.checkpoints)
+
+    @property
     def standing(self) -> tuple[int, ...]:
         """How far the run has come: of two records of one run the one with the larger standing is newer.
 
@@ -540,7 +547,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
             len(self.attempts),
             _STAGES.get(self.status, _LAST_STAGE),
             len(pauses) + ended,
-            len(self.checkpoints),
+            self.checkpoint_count,
             step,
             self.end_time or 0,
         )

@@ -31,6 +31,12 @@ from .states import FINAL, RunState
 
 PROGRESS_EVERY_S = 5.0
 PROGRESS_SHARE = 0.01
+SAVED_AT_ONCE_S = 1.0
+"""What saving may take beyond its share of the time before checkpoints, too, wait for their turn to be saved."""
+WAITING_S = 60.0
+"""How long they wait at most."""
+KEPT_CHECKPOINTS = 1_000
+"""How many of the newest a record holds; the others are counted, and the run's ledger knows them."""
 REST_S = 120.0
 """How long a storage that hung is not asked again: longer by far than it kept the loop of a run waiting."""
 STAMPED_POINTS = 256
@@ -149,13 +155,17 @@ class Journal:
 
     Storage that fails while the script runs does not stop it: the loss is said once and counted in
     `lost_writes`, which the attempt's final record tells. One that hangs is left in peace for a while; only the end
-    is written even then. Progress is written only as often as writing takes under 1 % of the time.
+    is written even then. Progress is written only as often as writing takes under 1 % of the time, and so are
+    checkpoints once there are very many of them.
     """
 
     def __init__(self, storage: Storage, record: RunRecord, tell: Callable[[str], None]) -> None:
         self._storage = storage
         self._tell = tell
-        self._next_progress_s = now_s() + PROGRESS_EVERY_S
+        self._began_s = now_s()
+        self._saving_s = 0.0
+        self._behind_since_s: float | None = None
+        self._next_progress_s = self._began_s + PROGRESS_EVERY_S
         self._has_told_deaf = False
         self._hung: HangingStorageError | None = None
         self._rests_until_s = 0.0
@@ -179,8 +189,7 @@ class Journal:
             self.record = _with_progress(self.record, points)
             self._try(lambda: self._storage.append_metrics(self.record.id, points))
         if saved:
-            self.record = _with_checkpoints(self.record, saved)
-            self._save()
+            self._take_in(_with_checkpoints(self.record, saved))
         elif points and now_s() >= self._next_progress_s:
             self._save()
 
@@ -196,8 +205,26 @@ class Journal:
         """Note which checkpoints there are, now that more were found; the one to go on from comes last."""
         saves = self.record.attempts[-1].saves + 1 if self.record.attempts else 0
         record = with_attempt(self.record, saves=saves) if saves else self.record
-        self.record = changed(record, checkpoints=tuple(paths), last_checkpoint=paths[-1])
-        self._save()
+        self._take_in(changed(record, checkpoints=tuple(paths), last_checkpoint=paths[-1]))
+
+    def _take_in(self, record: RunRecord) -> None:
+        """Save checkpoints at once, unless there are so many that saving would take more than its share."""
+        was_whole = not self.record.left_out_checkpoints
+        self.record = _bounded(record)
+        if was_whole and self.record.left_out_checkpoints:
+            most = f"more than {KEPT_CHECKPOINTS:,} checkpoints"
+            self._tell(f"{most}: the record keeps the newest, and how many others there were")
+        if self._behind_since_s is None:
+            self._behind_since_s = now_s()
+        self._save_if_behind()
+
+    def _save_if_behind(self) -> None:
+        if self._behind_since_s is None:
+            return
+        now = now_s()
+        share_s = PROGRESS_SHARE * (now - self._began_s)
+        if self._saving_s <= SAVED_AT_ONCE_S + share_s or now >= self._behind_since_s + WAITING_S:
+            self._save()
 
     def paused(self, cause: str, reason: str | None = None) -> None:
         """Note that the run is paused: all that led to this pause, and what holds it now where that is less."""
@@ -251,6 +278,7 @@ class Journal:
 
     def asked(self) -> Intent | None:
         """Take the oldest request to the run; none while the storage fails, which is said once."""
+        self._save_if_behind()
         try:
             return self._asked_unless_resting(lambda: self._storage.take(self.record.id))
         except StorageError as error:
@@ -263,6 +291,8 @@ class Journal:
         began = now_s()
         is_saved = self._try(lambda: self._storage.save(self.record))
         cost = now_s() - began
+        self._saving_s += cost
+        self._behind_since_s = None
         self._next_progress_s = now_s() + max(PROGRESS_EVERY_S, cost / PROGRESS_SHARE)
         return is_saved
 
@@ -343,6 +373,18 @@ def _with_checkpoints(record: RunRecord, saved: Sequence[CheckpointSaved]) -> Ru
     if record.attempts:
         record = with_attempt(record, saves=record.attempts[-1].saves + len(saved))
     return changed(record, checkpoints=tuple(paths), last_checkpoint=saved[-1].path)
+
+
+def _bounded(record: RunRecord) -> RunRecord:
+    """Return the record with the newest checkpoints alone, and the others counted."""
+    left_out = len(record.checkpoints) - KEPT_CHECKPOINTS
+    if left_out <= 0:
+        return record
+    return changed(
+        record,
+        checkpoints=record.checkpoints[left_out:],
+        left_out_checkpoints=record.left_out_checkpoints + left_out,
+    )
 
 
 def earlier_attempts(record: RunRecord) -> tuple[Attempt, ...]:

@@ -14,6 +14,8 @@ from backprop_core.locks import open_private
 from backprop_core.records import Record
 
 NAME = "checkpoints.jsonl"
+MOST = 10_000
+"""Of how many checkpoints of one run more is known than that they were announced."""
 
 Learned = Literal["announced", "found", "glob", "plugin"]
 """How a checkpoint became known: the script said so, it lay on disk, `checkpointGlob` or a plugin named it."""
@@ -77,10 +79,17 @@ def _encode(entry: Known) -> bytes:
 def merged(ledger: Ledger, news: Iterable[Known]) -> dict[str, Known]:
     """Add what became known; how a path was first learned stays, and so does the step of what was not saved anew."""
     known = dict(ledger)
+    add(known, news)
+    return known
+
+
+def add(known: dict[str, Known], news: Iterable[Known]) -> None:
+    """Add to a ledger as `merged` does, in place; beyond MOST, the oldest are forgotten."""
     for entry in news:
         before = known.pop(entry.path, None)
         known[entry.path] = entry if before is None else _joined(before, entry)
-    return known
+        if len(known) > MOST:
+            del known[next(iter(known))]
 
 
 def _joined(before: Known, entry: Known) -> Known:

@@ -164,7 +164,7 @@ class CheckpointWatch:
                     at=find.at_ms if find else now_ms(),
                 )
             )
-        self._ledger = ledger.merged(self._ledger, news)
+        ledger.add(self._ledger, news)
 
     def look_if_due(self, wake: Callable[[], None]) -> tuple[Known, ...]:
         """Begin a look when it is time for one, and return what the last one brought, once.

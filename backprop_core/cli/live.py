@@ -201,7 +201,7 @@ def progress(record: RunRecord, steps_per_s: float | None) -> Iterator[str]:
     if steps_per_s:
         yield f"{steps_per_s:.3g} steps/s"
     if record.checkpoints:
-        yield f"{len(record.checkpoints)} ckpt"
+        yield f"{record.checkpoint_count} ckpt"
 
 
 def gpu_lines(snapshot: Snapshot) -> list[Text]:

@@ -100,7 +100,7 @@ def sentence(record: RunRecord) -> str:
     reason = f" ({record.reason})" if record.reason and record.status is not RunState.COMPLETED else ""
     reached = list(place(record))
     reached += [f"loss {record.last_loss:.4g}"] if record.last_loss is not None else []
-    count = len(record.checkpoints)
+    count = record.checkpoint_count
     reached += [f"{count} checkpoint{'s' * (count != 1)}"] if count else []
     if len(record.attempts) > 1:
         took += f" ({format_duration(run_time_s(record))} over {len(record.attempts)} attempts)"

@@ -76,7 +76,7 @@ def list_row(record: RunRecord, *, is_unknown: bool = False) -> tuple[str, ...]:
         format_duration(run_time_s(record)),
         number(record.last_step),
         number(record.last_loss),
-        str(len(record.checkpoints)),
+        str(record.checkpoint_count),
         boxes_left(record),
         as_datetime(record.start_time).astimezone().strftime("%Y-%m-%d %H:%M"),
     )

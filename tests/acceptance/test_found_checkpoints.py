@@ -237,3 +237,26 @@ def test_runs_of_one_folder_one_after_the_other_are_no_neighbours(project: Proje
     for name in "ab":
         project.run("run", "train.py", "-f", "pytorch", "-n", name, "--", f"{name}.pt")
     assert [names(project.record(name)["checkpoints"]) for name in "ab"] == [["a.pt"], ["b.pt"]]
+
+
+def test_a_script_that_announces_thousands_keeps_a_record_of_bounded_size_and_the_right_count(
+    project: Project,
+) -> None:
+    project.write(
+        "train.py",
+        """
+        import json
+        for step in range(1, 3_001):
+            print(json.dumps({"step": step}))
+            print(json.dumps({"event": "checkpoint_saved", "path": f"step-{step}.pt"}), flush=step % 100 == 0)
+        """,
+    )
+    done = project.run("run", "train.py")
+    assert done.code == 0
+    assert done.err.count("more than 1,000 checkpoints") == 1
+    assert "3000 checkpoints" in done.err
+    record = project.record()
+    assert (record["lastStep"], record["leftOutCheckpoints"]) == (3_000, 2_000)
+    assert names([record["checkpoints"][0], record["lastCheckpoint"]]) == ["step-2001.pt", "step-3000.pt"]
+    assert len(ledger(project)) == 3_000
+    assert "3000" in project.run("list").out.split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,68 @@ def test_before_a_new_run_was_queued_there_was_none() -> None:
     queued = new_attempt(make(status=RunState.QUEUED), resumed_from=None, host=None, state=RunState.QUEUED)
     assert registry.before_queued(queued) is None
     assert registry.earlier_attempts(make(status=RunState.RUNNING)) == ()
+
+
+# Very many checkpoints --------------------------------------------------------------------------
+
+
+def test_record_holds_the_newest_checkpoints_and_counts_the_others(
+    journal: Journal, storage: FakeStorage, told: list[str]
+) -> None:
+    many = registry.KEPT_CHECKPOINTS + 250
+    for number in range(many):
+        journal.events([CheckpointSaved(path=f"{number}.pt")])
+    journal.end(RunState.COMPLETED, None, None)
+    record = storage.records["r"]
+    assert record.checkpoints == tuple(f"{number}.pt" for number in range(250, many))
+    assert (record.left_out_checkpoints, record.checkpoint_count) == (250, many)
+    assert record.last_checkpoint == f"{many - 1}.pt"
+    assert record.attempts[-1].saves == many
+    assert record.standing > storage.saves[-2].standing
+    (said,) = told
+    assert "more than 1,000 checkpoints" in said
+
+
+def test_resumed_run_goes_on_counting(clock: Clock, storage: FakeStorage, told: list[str]) -> None:
+    paths = tuple(f"{number}.pt" for number in range(registry.KEPT_CHECKPOINTS))
+    before = make(attempts=(Attempt(start=1),), checkpoints=paths, left_out_checkpoints=7)
+    journal = Journal(storage, before, told.append)
+    journal.checkpoints([*paths, "found.pt"])
+    assert storage.records["r"].checkpoint_count == len(paths) + 8
+    assert storage.records["r"].checkpoints[-1] == "found.pt"
+    assert told == []
+
+
+def test_flood_of_checkpoints_is_saved_within_its_share_of_the_time_and_none_is_late_for_long(
+    journal: Journal, storage: FakeStorage, clock: Clock
+) -> None:
+    cost_s = 0.5
+
+    def save() -> None:
+        clock.s += cost_s
+
+    storage.on_save = save
+    began_s = clock.s
+    late_s = []
+    for number in range(6_000):
+        journal.events([CheckpointSaved(path=f"{number % 50}.pt")])
+        clock.s += 0.1
+        journal.asked()
+        late_s.append(clock.s if storage.saves[-1].last_checkpoint == f"{number % 50}.pt" else 0.0)
+    took_s = clock.s - began_s
+    assert (
+        cost_s * len(storage.saves)
+        <= registry.SAVED_AT_ONCE_S + registry.PROGRESS_SHARE * took_s + 2 * cost_s
+    )
+    in_time = [began_s, *(moment for moment in late_s if moment)]
+    assert max(after - before for before, after in pairwise(in_time)) <= 62.0
+
+
+def test_checkpoints_of_an_ordinary_run_are_saved_at_once(
+    journal: Journal, storage: FakeStorage, clock: Clock
+) -> None:
+    storage.on_save = lambda: setattr(clock, "s", clock.s + 0.05)
+    for number in range(40):
+        clock.s += 30
+        journal.events([CheckpointSaved(path=f"{number}.pt")])
+        assert storage.saves[-1].last_checkpoint == f"{number}.pt"
