@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ def _without_supervisor(patient: Patient, record: RunRecord) -> Finding:
     return Finding(
         kind="orphans",
         where=record.id,
-        what=f"{what}; {listed(left)} are left of it",
+        what=f"{what}; {_are_left(left)}",
         repair="end them, and mark the run lost",
     )
 
@@ -57,6 +57,10 @@ def _unknown(patient: Patient, record: RunRecord) -> Finding:
     return Finding(kind="lost run", where=record.id, what=what, repair=repair)
 
 
+def _are_left(left: Collection[int]) -> str:
+    return f"{listed(left)} {'is' if len(left) == 1 else 'are'} left of it"
+
+
 def check_orphans(patient: Patient) -> Iterator[Finding]:
     """Find processes of runs that have ended, or that no record tells of."""
     for run_id in _runs_with_processes(patient.home):
@@ -64,7 +68,7 @@ def check_orphans(patient: Patient) -> Iterator[Finding]:
             continue
         left = _left_by(run_folder(patient.home, run_id))
         if left:
-            what = f"run {run_id} is over, and {listed(left)} are left of it"
+            what = f"run {run_id} is over, and {_are_left(left)}"
             yield Finding(kind="orphans", where=run_id, what=what, repair="end them")
 
 
