@@ -65,7 +65,10 @@ def grasp(record: RunRecord, home: Path, host: str) -> Grasp:
 def describe(record: RunRecord, home: Path, host: str) -> str:
     """Say in words who has hold of a live run, as far as it is known here."""
     if record.host is not None and record.host != host:
-        return f"machine {record.host}: whether it still goes on can be told there alone"
+        return (
+            f"machine {record.host}: whether it still goes on can be told there alone; "
+            f"if that machine is gone: {if_gone(record.host)}"
+        )
     holder = last_holder(run_folder(home, record.id))
     if holder is not None and holder.is_in_other_namespace:
         return "a container of this machine: whether it still goes on can be told in there alone"
@@ -73,6 +76,11 @@ def describe(record: RunRecord, home: Path, host: str) -> str:
         return "nobody yet" if record.host is None else "nobody that has said so"
     keeper = f", with keeper {holder.keeper}" if holder.keeper else ""
     return f"process {holder.agent}{keeper}"
+
+
+def if_gone(host: str) -> str:
+    """Return what a person types who knows that a machine is gone."""
+    return f"backprop doctor --gone {host}"
 
 
 def last_holder(folder: Path) -> Holder | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from backprop_core import doctor as checks
 from backprop_core.doctor import Finding, Patient, Treated
-from backprop_core.errors import ExitCode, StorageError
+from backprop_core.errors import ExitCode, StorageError, UsageError
 from backprop_core.identity import host_name
 from backprop_core.opening import close, open_all
 from backprop_core.settings import home_folder
@@ -19,6 +19,14 @@ from .declared import Command, Given, option
 from .list_ import print_json, tell_problems
 from .options import Json, base_ask
 
+Gone = Annotated[
+    str | None,
+    option(
+        "--gone",
+        metavar="MACHINE",
+        help="A machine that is gone for good: runs that are live there are lost.",
+    ),
+]
 MARKS = {"repaired": "done", "would repair": "would", "left": "left", "noted": "note"}
 
 
@@ -27,9 +35,12 @@ def doctor(
     storage: Annotated[
         str | None, option("--storage", metavar="NAME", help="Where records are kept.")
     ] = None,
+    gone: Gone = None,
     json_: Json = False,
 ) -> int:
-    treated = list(_treat(given, storage))
+    if gone == host_name():
+        raise UsageError(f"{gone} is this machine, which is not gone", "name another one after --gone")
+    treated = list(_treat(given, storage, gone))
     if json_:
         print_json([as_json(each) for each in treated])
     else:
@@ -43,7 +54,7 @@ def doctor(
 COMMAND = Command(doctor, takes_globals=True)
 
 
-def _treat(given: Given, storage: str | None) -> Iterator[Treated]:
+def _treat(given: Given, storage: str | None, gone: str | None) -> Iterator[Treated]:
     home = home_folder(os.environ)
     if not home.exists():
         return
@@ -56,7 +67,7 @@ def _treat(given: Given, storage: str | None) -> Iterator[Treated]:
         yield Treated(finding=found, outcome="left")
         return
     try:
-        patient = Patient(home=opened.home, host=host_name(), storage=opened.storage)
+        patient = Patient(home=opened.home, host=host_name(), storage=opened.storage, gone=gone)
         yield from checks.treat_all(patient, is_dry=is_dry)
         if not is_dry:
             tell_problems(opened.storage)

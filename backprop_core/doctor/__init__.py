@@ -16,7 +16,7 @@ from .findings import Finding, Patient, Treated, treat
 from .folders import check_folders, check_run_folders, repair_folder, repair_run_folder
 from .machine import check_locks, check_queue, check_slots, repair_queue
 from .records import check_storage, repair_storage
-from .runs import check_orphans, check_runs, repair_run
+from .runs import check_orphans, check_runs, repair_gone, repair_run
 
 __all__ = ["Finding", "Patient", "Treated", "treat_all", "treat_folders"]
 
@@ -33,6 +33,7 @@ CHECKS: tuple[Check, ...] = (
 REPAIRS: dict[str, Callable[[Patient, Finding], None]] = {
     "storage": repair_storage,
     "lost run": repair_run,
+    "gone machine": repair_gone,
     "orphans": repair_run,
     "queue": repair_queue,
     "run folder": repair_run_folder,

@@ -39,11 +39,12 @@ class Treated(Record, frozen=True):
 
 
 class Patient(Record, frozen=True):
-    """Where to look. `host` is this machine's name as records have it."""
+    """Where to look. `host` is this machine's name in records, `gone` that of one which a person says is gone."""
 
     home: Path
     host: str
     storage: Storage
+    gone: str | None = None
 
 
 def treat(finding: Finding, repair: Callable[[], None] | None, *, is_dry: bool) -> Treated:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from backprop_core import recovery
 from backprop_core.errors import StorageError
 from backprop_core.holding import run_folder
 from backprop_core.identity import RUN_ID, environment_of, name_of, processes
@@ -14,11 +15,13 @@ from backprop_core.interfaces import Storage
 from backprop_core.locks import is_held
 from backprop_core.records import RunRecord
 from backprop_core.recovery import Grasp, Marks, end_leftovers, grasp, last_holder, leftovers, lock_of, reap
-from backprop_core.states import LIVE
+from backprop_core.registry import ended
+from backprop_core.states import LIVE, RunState
 
 from .findings import Finding, Patient
 
 SHOWN = 3
+MARK_UNSEEN = "mark it lost, without a signal to anybody"
 
 
 def check_runs(patient: Patient) -> Iterator[Finding]:
@@ -45,16 +48,31 @@ def _without_supervisor(patient: Patient, record: RunRecord) -> Finding:
 
 
 def _unknown(patient: Patient, record: RunRecord) -> Finding:
-    if record.host != patient.host:
+    if record.host is not None and record.host != patient.host:
         what = f"run {record.id} is recorded as {record.status} on machine {record.host}"
-        hint = "whether it is can be told there alone: run `backprop doctor` there"
+        if record.host == patient.gone:
+            what += ", which is gone, you say"
+            return Finding(kind="gone machine", where=record.id, what=what, repair=MARK_UNSEEN)
+        hint = (
+            "whether it is can be told there alone: run `backprop doctor` there; "
+            f"if that machine is gone: {recovery.if_gone(record.host)}"
+        )
         return Finding(kind="unknown run", where=record.id, what=what, hint=hint, is_note=True)
     what = (
         f"run {record.id} is recorded as {record.status} in another container, and nobody holds its lock; "
         "what it may have left there cannot be seen from here"
     )
-    repair = "mark it lost, without a signal to anybody"
-    return Finding(kind="lost run", where=record.id, what=what, repair=repair)
+    return Finding(kind="lost run", where=record.id, what=what, repair=MARK_UNSEEN)
+
+
+def repair_gone(patient: Patient, finding: Finding) -> None:
+    """Mark a run lost whose machine a person says is gone."""
+    with lock_of(run_folder(patient.home, finding.where)) as (_, is_ours):
+        if not is_ours:
+            raise StorageError("somebody holds it", "it goes on: stop it first")
+        record = patient.storage.get(finding.where)
+        if record is not None and record.status in LIVE and record.host == patient.gone:
+            patient.storage.save(ended(record, RunState.LOST, reason=f"its machine {record.host} is gone"))
 
 
 def _are_left(left: Collection[int]) -> str:

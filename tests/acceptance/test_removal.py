@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -82,6 +83,23 @@ def test_several_runs_go_at_once_by_id_name_prefix_and_last(project: Project) ->
     assert done.code == 0
     assert "3 runs removed" in done.err
     assert listed(project) == ["r2", "r1"]
+
+
+def test_a_run_of_a_machine_that_is_gone_is_removed_once_a_person_has_said_so(project: Project) -> None:
+    with closing(JsonBackend().open(None, project.home)) as storage:
+        storage.save(make_record("r0", status=RunState.RUNNING, host="far"))
+    refused = project.run("rm", "r0")
+    assert refused.code == 2
+    assert "run r0 is running" in refused.err
+    assert "if that machine is gone: backprop doctor --gone far\n" in refused.err
+    assert project.run("resume", "r0").err.endswith("backprop doctor --gone far\n")
+    done = project.run("doctor", "--gone", "far")
+    assert (done.code, "done: mark it lost, without a signal to anybody" in done.out) == (0, True)
+    assert project.record("r0")["status"] == "lost"
+    assert project.run("rm", "r0").code == 0
+    assert listed(project) == []
+    this = project.run("doctor", "--gone", socket.gethostname())
+    assert (this.code, "which is not gone" in this.err) == (2, True)
 
 
 def test_one_run_that_is_not_there_or_live_keeps_all_of_them(project: Project) -> None:

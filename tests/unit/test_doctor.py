@@ -163,6 +163,35 @@ def test_a_run_of_another_machine_is_told_of_and_nothing_is_wrong(home: Path, st
     assert (noted.outcome, noted.is_left) == ("noted", False)
     assert "on machine elsewhere" in noted.finding.what
     assert storage.get("far") == make("far", host="elsewhere")
+    assert (noted.finding.hint or "").endswith("backprop doctor --gone elsewhere")
+
+
+def test_a_run_of_a_machine_that_a_person_says_is_gone_is_marked_lost(
+    home: Path, storage: JsonStorage
+) -> None:
+    for run_id, host in (("far", "elsewhere"), ("farther", "nowhere")):
+        storage.save(make(run_id, host=host))
+    patient = Patient(home=home, host=HOST, storage=storage, gone="elsewhere")
+    dry = list(treat_all(patient, is_dry=True))
+    assert sorted(outcomes(dry)) == [("gone machine", "would repair"), ("unknown run", "noted")]
+    assert ("gone machine", "repaired") in outcomes(list(treat_all(patient, is_dry=False)))
+    lost, other = storage.get("far"), storage.get("farther")
+    assert lost
+    assert other
+    assert (lost.status, lost.reason) == (RunState.LOST, "its machine elsewhere is gone")
+    assert other.status is RunState.RUNNING
+
+
+def test_a_run_that_somebody_here_holds_is_not_marked_lost(home: Path, storage: JsonStorage) -> None:
+    storage.save(make("far", host="elsewhere"))
+    lock = hold(make_folder(home, "far"))
+    try:
+        patient = Patient(home=home, host=HOST, storage=storage, gone="elsewhere")
+        (left,) = treat_all(patient, is_dry=False)
+    finally:
+        os.close(lock)
+    assert (left.outcome, left.error) == ("left", "somebody holds it")
+    assert storage.get("far") == make("far", host="elsewhere")
 
 
 # The storage -------------------------------------------------------------------------------------
