@@ -14,6 +14,8 @@ def problem_with_part(hook: str, part: object) -> str | None:
 
     A property of the part may raise anything.
     """
+    if isinstance(part, type):
+        return f"{part.__name__} is a class, not an object of it"
     kind = type(part).__name__
     missing = [name for name in NEEDS[hook] if not hasattr(part, name)]
     if missing:

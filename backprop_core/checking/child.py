@@ -113,9 +113,17 @@ def _hooks(plugin: object) -> list[Problem]:
         if problem
     ]
     if not found:
-        mend = "write @hookimpl above a function that bears a hook's name"
-        problems.append(Problem(what="it implements no hook", mend=mend))
+        problems.append(_no_hook(plugin))
     return problems
+
+
+def _no_hook(plugin: object) -> Problem:
+    classes = (name for name, value in vars(plugin).items() if isinstance(value, type) and any(marked(value)))
+    if not (name := next(classes, None)):
+        mend = "write @hookimpl above a function that bears a hook's name"
+        return Problem(what="it implements no hook", mend=mend)
+    mend = f"write them as functions, or name an object in the entry point: MODULE:plugin, where plugin = {name}()"
+    return Problem(what=f"it implements no hook: those of the class {name} are no object's", mend=mend)
 
 
 def _named(plugin: object, target: Target) -> list[Problem]:

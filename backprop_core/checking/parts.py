@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backprop_core.errors import PluginError
+from backprop_core.answers import are_arguments, are_variables
+from backprop_core.errors import PluginError, ProbeError
 from backprop_core.implementations import SPECS, marked
-from backprop_core.interfaces import NEEDS
+from backprop_core.interfaces import NEEDS, GpuProbe
 from backprop_core.plugin_options import refuse_clashes
 from backprop_core.plugins import Plugins, guarded
 from backprop_core.records import (
@@ -44,8 +45,8 @@ _DECISIONS: tuple[tuple[str, Mapping[str, Any], tuple[type, ...]], ...] = (
     ("backprop_govern", {"run": _RECORD, "machine": _MACHINE}, (Pause, Stop, Warn)),
     ("backprop_govern", {"run": _RECORD, "machine": _NOTHING}, (Pause, Stop, Warn)),
     ("backprop_select_gpu", {"request": _REQUEST, "gpus": _MACHINE.gpus}, (Gpu,)),
-    ("backprop_environment", {"request": _REQUEST, "gpu": None}, (Mapping,)),
 )
+_TEXTS_BY_NAME = "texts by their names"
 
 
 def look_at(plugin: object, plugins: Plugins) -> Iterator[Problem]:
@@ -57,6 +58,7 @@ def look_at(plugin: object, plugins: Plugins) -> Iterator[Problem]:
         given = {"run": _RECORD} if hook == "backprop_event_parser" else {}
         for _, part in plugins.brought(hook, **given):
             yield from _part(hook, part)
+    yield from _variables(plugins)
     for hook, arguments, kinds in _DECISIONS:
         for answer in plugins.ask(hook, **arguments):
             if not answer.failure and not isinstance(answer.value, kinds):
@@ -77,9 +79,11 @@ def unmarked(plugin: object) -> Iterator[Problem]:
             continue
         close = difflib.get_close_matches(name, SPECS, 1, 0.8)
         if close:
+            others = [mark.removesuffix("_impl") for mark in vars(function) if mark.endswith("_impl")]
+            how = f"marked for {others[0]} and not for Backprop" if others else "not marked"
             yield Problem(
-                what=f"{name} is not marked, so that it is never called",
-                mend=f"write @hookimpl above def {close[0]}",
+                what=f"{name} is {how}, so that it is never called",
+                mend=f"write @hookimpl of backprop_core above def {close[0]}",
                 where=name,
             )
 
@@ -103,7 +107,9 @@ def _failed(failure: PluginFailure) -> Problem:
         if is_about_none
         else "mend what raises; what then happens is said at `:on error:` of the hook"
     )
-    if " lacks " in failure.error:
+    if failure.hook in NEEDS and failure.error.endswith("is a class, not an object of it"):
+        mend = f"hand over an object: {failure.error.partition(' ')[0]}()"
+    elif " lacks " in failure.error:
         mend = "add it: backprop_core.interfaces says what each is for"
     elif failure.hook in NEEDS and ", not a" in failure.error:
         mend = "make it one: backprop_core.interfaces says what each is for"
@@ -148,13 +154,37 @@ def _part(hook: str, part: Any) -> Iterator[Problem]:
             where,
             "environment",
             partial(part.environment, _REQUEST, None),
-            "texts by their names",
-            _is_mapping,
+            _TEXTS_BY_NAME,
+            are_variables,
         )
+        ask = partial(part.resume_arguments, _SCRIPT, Path("/no/such/checkpoint"))
+        yield from _answers(where, "resume_arguments", ask, "a list of texts", are_arguments)
     if hook == "backprop_gpu_probe":
-        yield from _answers(where, "is_available", part.is_available, "True or False", _is_bool)
+        yield from _probe(part, where)
     if not (type(part).__doc__ or "").strip():
         yield Problem(what="nothing says what it is", mend="give the class a docstring", where=where)
+
+
+def _probe(part: GpuProbe, where: str) -> Iterator[Problem]:
+    """Ask a probe as `status` does: it is read where it says that it can be."""
+
+    def read() -> Sequence[Gpu]:
+        try:
+            return part.read() if part.is_available() else []
+        except ProbeError:  # as a probe says that there is nothing to be read
+            return []
+
+    yield from _answers(where, "is_available", part.is_available, "True or False", _is_bool)
+    yield from _answers(where, "read", read, "a list of Gpu", _are_gpus)
+    confine = partial(part.visible_devices, Gpu(index=0, uuid="GPU-0"))
+    yield from _answers(where, "visible_devices", confine, _TEXTS_BY_NAME, are_variables)
+
+
+def _variables(plugins: Plugins) -> Iterator[Problem]:
+    for answer in plugins.ask("backprop_environment", request=_REQUEST, gpu=None):
+        if not answer.failure and not are_variables(answer.value):
+            what, mend = f"it answers {answer.value!r:.80}", f"answer {_TEXTS_BY_NAME}, or None"
+            yield Problem(what=what, mend=mend, where="backprop_environment")
 
 
 def _parser(parse: Callable[[str], Any], where: str) -> Iterator[Problem]:
@@ -177,12 +207,12 @@ def _is_score(value: Any) -> bool:
     return isinstance(value, int | float) and 0 <= value <= 1
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
+
+
+def _are_gpus(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(one, Gpu) for one in value)
 
 
 def _are_events(value: Any) -> bool:

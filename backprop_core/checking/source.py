@@ -14,6 +14,7 @@ _NEED_TIMEOUT = {
     "urllib.request.urlopen",
     "socket.create_connection",
 }
+_PROMISED = {"backprop_core.script", "backprop_core.testing"}
 _AVOID = {
     "os._exit": (
         "ends Backprop without a word",
@@ -58,6 +59,11 @@ def _calls(tree: ast.Module, file: Path) -> Iterator[Problem]:
             yield from _call(node, _dotted(node.func, meant), f"{file.name}, line {node.lineno}")
         elif isinstance(node, ast.FunctionDef) and node.name.startswith("backprop_"):
             yield from _prints(node, file)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from _private(node.module or "", f"{file.name}, line {node.lineno}")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _private(alias.name, f"{file.name}, line {node.lineno}")
 
 
 def _call(node: ast.Call, called: str, where: str) -> Iterator[Problem]:
@@ -69,6 +75,15 @@ def _call(node: ast.Call, called: str, where: str) -> Iterator[Problem]:
     if called in _AVOID:
         what, mend = _AVOID[called]
         yield Problem(what=f"{called} {what}", mend=mend, where=where)
+
+
+def _private(module: str, where: str) -> Iterator[Problem]:
+    if module.startswith("backprop_core.") and module not in _PROMISED:
+        yield Problem(
+            what=f"{module} may change with any release",
+            mend="import names from backprop_core itself; what is missing there, ask for in an issue",
+            where=where,
+        )
 
 
 def _prints(hook: ast.FunctionDef, file: Path) -> Iterator[Problem]:

@@ -200,3 +200,58 @@ def test_a_trace_shows_each_call_with_its_answer_and_hides_secrets(project: Proj
     assert all(line.endswith(" ms)") for line in traced)
     assert "very-secret" not in done.err
     assert "trace: backprop_storage_backend: json" in project.run("--trace", "list").err
+
+
+PROBE = """
+class Probe:
+    name, order = "mine", 5
+    def is_available(self): return True
+    def read(self): return {read}
+    def visible_devices(self, gpu): return {{"MINE": {device}}}
+@hookimpl
+def backprop_gpu_probe(): return {handed}
+"""
+FRAMEWORK = """
+class Mine:
+    name, order = "mine", 5
+    def score(self, script): return script.imports["mine"]
+    def environment(self, request, gpu): return {}
+    def resume_arguments(self, script, checkpoint): return "--resume"
+@hookimpl
+def backprop_framework(): return Mine()
+"""
+OF_PYTEST = "import pluggy\n@pluggy.HookimplMarker('pytest')\ndef backprop_run_finished(run): ..."
+IN_A_CLASS = "class Rules:\n    @hookimpl\n    def backprop_admit(self): ..."
+MISTAKES = [
+    (
+        "from backprop_core.records import Gpu",
+        "backprop_core.records may change",
+        "from backprop_core itself",
+    ),
+    (IN_A_CLASS, "those of the class Rules are no object's", "plugin = Rules()"),
+    (OF_PYTEST, "is marked for pytest and not for Backprop", "@hookimpl of backprop_core"),
+    (PROBE.format(read="[]", device="'0'", handed="Probe"), "Probe is a class, not an object", "Probe()"),
+    (PROBE.format(read="[{}]", device="'0'", handed="Probe()"), "read answers [{}]", "a list of Gpu"),
+    (PROBE.format(read="[Gpu(vram=1)]", device="'0'", handed="Probe()"), "argument 'vram'", "a list of Gpu"),
+    (PROBE.format(read="[]", device="gpu.index", handed="Probe()"), "{'MINE': 0}", "texts by their names"),
+    (
+        "@hookimpl\ndef backprop_environment(): return {'THREADS': 4}",
+        "{'THREADS': 4}",
+        "texts by their names",
+    ),
+    (FRAMEWORK, "score raises KeyError: 'mine'", "a number from 0 to 1"),
+    (FRAMEWORK, "resume_arguments answers '--resume'", "a list of texts"),
+    ("@hookimpl\nasync def backprop_run_finished(run): ...", "is async, or has a yield", "without async"),
+]
+
+
+@pytest.mark.parametrize(("source", "said", "mend"), MISTAKES)
+def test_a_strangers_mistake_is_told_with_how_it_is_mended(
+    tmp_path: Path, source: str, said: str, mend: str
+) -> None:
+    from backprop_core.checking.child import examine
+
+    file = tmp_path / "mine.py"
+    file.write_text(f"'''Mine.'''\nfrom backprop_core import Gpu, hookimpl\n{source}\n")
+    report = examine(Target(name=str(file), file=str(file)))
+    assert any(said in str(each) and mend in each.mend for each in report.problems), report.problems
