@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,9 +33,7 @@ PRESSURES = ("cpu", "memory", "io")
 _BYTES_PER_MB = 1024**2
 _BYTES_PER_GB = _BYTES_PER_MB * MB_PER_GB
 _CHUNK_BYTES = 1 << 16
-_LOOK_FOR_FILES_EVERY_S = 30.0
-_MEMORY_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
-_CPU_QUOTAS = ("cpu.max", "cpu.cfs_quota_us")
+_LIMITS_EVERY_S = 10.0
 _UNLIMITED_B = 2.0**62  # cgroup v1 writes "no limit" as the largest multiple of the page size
 _RETRY_MS = 24 * 3600 * 1000
 _FILL_LIMIT_S = 60
@@ -45,7 +44,8 @@ def read_host(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> Host:
 
     Free RAM is the smaller of MemAvailable and the tightest headroom among this process's cgroups, from
     its own up to the root; a cgroup's page cache that the kernel would drop first (`inactive_file`)
-    counts as free. Cores are the smaller of the CPU affinity and the tightest cgroup quota.
+    counts as free. Cores are the smaller of the CPU affinity and the tightest cgroup quota. Limits and quotas
+    that are changed while this process runs count within ten seconds.
 
     The simulation door for tests: where the environment variable `BACKPROP_TEST_HOST` names a JSON file
     with keys of Host, its values replace the measured ones (null: unknown). The file is read at every
@@ -105,21 +105,34 @@ def cpu_model(cache_file: Path, proc: Path = PROC) -> str | None:
 # ---------------------------------------------------------------------------------------------
 
 
+class _Limits(NamedTuple):
+    """What cgroups allow this process: bytes of memory for each that may limit it, and cores; None is unknown."""
+
+    memory_b: tuple[tuple[Path, float | None], ...]
+    cores: float | None
+
+
 def _host_from_proc(proc: Path, cgroup_root: Path) -> Host:
     names = ("MemAvailable", "MemTotal")
     known = _amounts(f"{proc}/meminfo", *names)
     free_b, total_b = (_times(known.get(name), 1024) for name in names)
-    own = _text(f"{proc}/self/cgroup", "")
-    period = int(now_s() // _LOOK_FOR_FILES_EVERY_S)
-    for group in _groups(own, cgroup_root, "memory"):
-        limit_b = _memory_limit_b(group, period)
+    limits = _limits(proc, cgroup_root, int(now_s() // _LIMITS_EVERY_S))
+    for group, limit_b in limits.memory_b:
         total_b = _least(total_b, limit_b)
         free_b = _least(free_b, _headroom_b(group, limit_b))
-    cores: float | None = float(len(os.sched_getaffinity(0)))
-    for group in _groups(own, cgroup_root, "cpu"):
-        cores = _least(cores, _quota_cores(group, period))
     load = _number(_text(f"{proc}/loadavg", "").partition(" ")[0])
-    return _host(free_b, total_b, load, cores)
+    return _host(free_b, total_b, load, _least(len(os.sched_getaffinity(0)), limits.cores))
+
+
+@lru_cache(maxsize=8)
+def _limits(proc: Path, cgroup_root: Path, period: int) -> _Limits:  # noqa: ARG001 - the cache's
+    """Read what may be used: once in a period, because that seldom changes, unlike what is used."""
+    own = _text(f"{proc}/self/cgroup", "")
+    memory_b = tuple((group, _memory_limit_b(group)) for group in _groups(own, cgroup_root, "memory"))
+    cores: float | None = math.inf
+    for group in _groups(own, cgroup_root, "cpu"):
+        cores = _least(cores, _quota_cores(group))
+    return _Limits(memory_b, cores)
 
 
 def _host_from_psutil() -> Host:
@@ -149,13 +162,11 @@ def _simulated(measured: Host, file: Path) -> Host:
         ) from error
 
 
-@lru_cache(maxsize=8)
 def _groups(own: str, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
     """Every cgroup of this process that may limit `controller`, as a folder; its own comes first.
 
-    They are looked for once: as long as a process stays in a cgroup, that and those above it are there. In a
-    container the path in /proc may be the machine's, of which the mounted tree shows the lower end alone; the
-    folders that are not there are passed over, and the walk up ends at the container's own.
+    In a container the path in /proc may be the machine's, of which the mounted tree shows the lower end
+    alone; the folders that are not there are passed over, and the walk up ends at the container's own.
 
     :param own: What /proc/self/cgroup says.
     :source: cgroups(7): lines "number:controllers:path", without controllers for version 2.
@@ -175,17 +186,11 @@ def _groups(own: str, cgroup_root: Path, controller: str) -> tuple[Path, ...]:
     return tuple(group for group in found if group.is_dir())
 
 
-@lru_cache(maxsize=64)
-def _there(group: Path, names: tuple[str, ...], period: int) -> tuple[str, ...]:  # noqa: ARG001 - of the cache
-    """Those files of a group that are there; looked for once in a period, since controllers can be switched on."""
-    return tuple(path for name in names if os.path.lexists(path := f"{group}/{name}"))
-
-
-def _memory_limit_b(group: Path, period: int) -> float | None:
+def _memory_limit_b(group: Path) -> float | None:
     """The limit in bytes; infinite where there is none. Beyond `memory.high` a group crawls, so it counts."""
     limit_b: float | None = math.inf
-    for file in _there(group, _MEMORY_LIMITS, period):
-        limit_b = _least(limit_b, _number(_text(file, "max")))
+    for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+        limit_b = _least(limit_b, _number(_text(f"{group}/{name}", "max")))
     return math.inf if limit_b is not None and limit_b >= _UNLIMITED_B else limit_b
 
 
@@ -202,18 +207,16 @@ def _headroom_b(group: Path, limit_b: float | None) -> float | None:
     return max(0.0, limit_b - max(0.0, used_b - cache_b))
 
 
-def _quota_cores(group: Path, period: int) -> float | None:
+def _quota_cores(group: Path) -> float | None:
     """How many cores' time the group may use; infinite where there is no quota."""
-    if not _there(group, _CPU_QUOTAS, period):
-        return math.inf
-    quota, _, length = _text(f"{group}/cpu.max", "").partition(" ")
+    quota, _, period = _text(f"{group}/cpu.max", "").partition(" ")
     if not quota:
         quota = _text(f"{group}/cpu.cfs_quota_us", "max")
-        length = _text(f"{group}/cpu.cfs_period_us", "")
+        period = _text(f"{group}/cpu.cfs_period_us", "")
     if quota in {"max", "-1"}:
         return math.inf
-    quota_us, length_us = _number(quota), _number(length)
-    return quota_us / length_us if quota_us and length_us else None
+    quota_us, period_us = _number(quota), _number(period)
+    return quota_us / period_us if quota_us and period_us else None
 
 
 def _text(file: str, absent: str) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from backprop_core import clock
+from backprop_core import host as host_module
 from backprop_core.errors import SettingsError
 from backprop_core.host import _host_from_psutil, cpu_model, disk_free_mb, read_host, read_pressure
 from backprop_core.records import Host
@@ -102,6 +104,18 @@ def test_tightest_cgroup_on_the_way_up_counts(lay: Lay) -> None:
         | group("lab", limit=6 * GB, used_gb=4)
     )
     assert (host.ram_free_gb, host.ram_total_gb) == (2, 6)
+
+
+def test_what_is_used_counts_at_once_and_a_limit_that_was_changed_within_ten_seconds(
+    lay: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = clock.now_s()
+    assert lay(in_group("/job") | group("job", limit=8 * GB, used_gb=1)).ram_free_gb == 7
+    monkeypatch.setattr(host_module, "now_s", lambda: before)
+    assert lay(in_group("/job") | group("job", limit=8 * GB, used_gb=2)).ram_free_gb == 6
+    monkeypatch.setattr(host_module, "now_s", lambda: before + 10)
+    host = lay(in_group("/job") | group("job", limit=4 * GB, used_gb=3))
+    assert (host.ram_free_gb, host.ram_total_gb) == (1, 4)
 
 
 def test_memory_high_is_a_limit_too(lay: Lay) -> None:
