@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from . import crowd, dispatch, history, idle, ingestion, startup, storage, timebox
+from . import crowd, dispatch, history, idle, ingestion, saving, startup, storage, timebox
 from .bench import TRAPS, Bench, Skip
 from .publishing import publish
 from .results import Report, Result, Skipped, table
 
 BENCHMARKS = {
     module.NAME: module.measure
-    for module in (startup, ingestion, history, idle, timebox, storage, dispatch, crowd)
+    for module in (startup, ingestion, history, idle, timebox, storage, saving, dispatch, crowd)
 }
 
 

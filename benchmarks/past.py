@@ -6,6 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
+from backprop_core.opening import Ask, close, open_all
+
 from .bench import Bench, fill
 from .measuring import wall_s
 
@@ -19,7 +21,17 @@ def home_with(bench: Bench, count: int, storage: str = "json") -> Path:
     if count > 1:
         template = example(bench, environ)
         fill(home, count - 1, storage, template)
+        _save_once(environ)
     return home
+
+
+def _save_once(environ: dict[str, str]) -> None:
+    """Leave the home as Backprop itself leaves it: what another program has written is read whole the next time."""
+    opened = open_all(Ask(), environ)
+    record = opened.storage.get("example")
+    assert record
+    opened.storage.save(record)
+    close(opened)
 
 
 def example(bench: Bench, environ: dict[str, str]) -> dict[str, object]:

@@ -9,12 +9,16 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from figures import Figures
 from injection import ALLOW_TRACING, finished_with_fault
 
+from backprop_builtin.storage._locks import locked
+from backprop_builtin.storage._run_folders import RunFolders
 from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
 from backprop_core import Progress, StorageError
 from backprop_core.testing import make_record
@@ -227,6 +231,24 @@ def test_umask_of_zero_opens_nothing_to_others(tmp_path: Path) -> None:
     names = {path.name for path in found}
     assert {"experiments.json", "experiments.json.lock", "run.json", "metrics.jsonl", "control"} <= names
     assert {path for path, mode in found.items() if mode != (0o700 if path.is_dir() else 0o600)} == set()
+
+
+def test_run_that_is_removed_while_another_process_saves_it_is_saved_whole(
+    storage: JsonStorage, home: Path
+) -> None:
+    storage.save(make_record("r"))
+    with locked(f"{home}/experiments.json.lock", 5.0):
+        saver = threading.Thread(target=storage.save, args=(make_record("r", last_step=7),))
+        saver.start()
+        end_s = time.monotonic() + 30.0
+        while not list((home / "runs" / "r").glob(".run.json.*.tmp")):
+            assert time.monotonic() < end_s
+        while not all(path.stat().st_size for path in (home / "runs" / "r").glob(".run.json.*.tmp")):
+            assert time.monotonic() < end_s
+        RunFolders(home / "runs").remove("r")
+    saver.join(30.0)
+    assert storage.get("r") == make_record("r", last_step=7)
+    assert json.loads((home / "runs" / "r" / "run.json").read_text())["lastStep"] == 7
 
 
 def test_planted_links_are_not_written_through(storage: JsonStorage, home: Path, tmp_path: Path) -> None:

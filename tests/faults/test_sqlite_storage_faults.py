@@ -265,7 +265,9 @@ def test_store_that_begins_on_a_full_disk_leaves_no_half_made_file(
     assert sorted(path.name for path in home.iterdir()) == [
         "experiments.db.lock",
         "experiments.db.lock.queue",
+        "runs",
     ]
+    assert list((home / "runs").iterdir()) == []
     storage.save(make_record("r"))
     assert ids(storage) == ["r"]
 

@@ -93,25 +93,43 @@ def replace_file(path: Path, *content: bytes | memoryview, is_durable: bool = Tr
     :raises OSError: with the old content intact, or (from the last step, the folder's fsync) with the
         new content in place that a power cut may still undo.
     """
+    written = write_beside(path, *content, is_durable=is_durable)
+    try:
+        os.rename(written.path, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(written.path)
+        raise
+    if is_durable:
+        sync_folder(path.parent)
+    return _stamp_once_renamed(path, written.stamp)
+
+
+class Written(NamedTuple):
+    """A file under a name of its own, to be renamed into the place of another."""
+
+    path: Path
+    stamp: Stamp | None
+
+
+def write_beside(path: Path, *content: bytes | memoryview, is_durable: bool = True) -> Written:
+    """Write what is to replace a file beside it, durably unless that is not needed."""
     temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
         descriptor = open_private(temporary, os.O_WRONLY | os.O_EXCL)
         try:
             for piece in content:
                 write_all(descriptor, piece)
-            written = _marked(descriptor)
+            stamp = _marked(descriptor)
             if is_durable:
                 _make_durable(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    if is_durable:
-        sync_folder(path.parent)
-    return _stamp_once_renamed(path, written)
+    return Written(temporary, stamp)
 
 
 def _marked(descriptor: int) -> Stamp | None:

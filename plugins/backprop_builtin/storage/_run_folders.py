@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,9 @@ from ._files import (
     make_private_folder,
     read_plain_file,
     replace_file,
+    sync_folder,
     write_all,
+    write_beside,
 )
 from ._records import UNREADABLE
 
@@ -66,6 +69,37 @@ class RunFolders:
         path = Path(self.path_of(run_id, COPY))
         with explained("write", path):
             replace_file(path, line + b"\n")
+
+    @contextmanager
+    def new_copies(self, lines: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
+        """Write copies of records beside those that there are, and give what puts them in place, durably.
+
+        What takes long is done before any lock has to be held. What is not put in place is removed again.
+        """
+        written: dict[str, Path] = {}
+        try:
+            for run_id, line in lines.items():
+                self.make(run_id)
+                path = Path(self.path_of(run_id, COPY))
+                with explained("write", path):
+                    written[run_id] = write_beside(path, line, b"\n").path
+            yield lambda: self._put_in_place(written, lines)
+        finally:
+            for temporary in written.values():
+                with suppress(OSError):
+                    os.unlink(temporary)
+                    temporary.parent.rmdir()  # which was made for it, if there is nothing else in it
+
+    def _put_in_place(self, written: dict[str, Path], lines: Mapping[str, bytes]) -> None:
+        for run_id in list(written):
+            path = Path(self.path_of(run_id, COPY))
+            with explained("write", path):
+                try:
+                    os.rename(written[run_id], path)
+                    sync_folder(path.parent)
+                except FileNotFoundError:  # somebody has removed the run meanwhile
+                    self.save_copy(run_id, lines[run_id])
+            del written[run_id]
 
     def has_copies_of(self, store: Path) -> bool:
         """Tell whether there is anything to rebuild a missing store from.

@@ -86,13 +86,13 @@ class SqliteStorage:
         def add(db: sqlite3.Connection) -> list[Journal]:
             check(db)
             merged = self._merge(db)
+            put_copies()
             for run_id, line in lines.items():
-                self._folders.save_copy(run_id, line)
                 _database.put(db, run_id, line)
             return merged
 
         try:
-            with self._guard, self._locked() as left_s:
+            with self._folders.new_copies(lines) as put_copies, self._guard, self._locked() as left_s:
                 self._journals.forget(self._change(add, left_s))
         except LockBusyError as busy:
             with suppress(DamageError, LockBusyError):

@@ -97,10 +97,11 @@ class JsonStorage:
 
         def add(contents: Contents, _: Collection[str]) -> Changes:
             _refuse_newer(contents, records)
+            put_copies()
             return lines
 
         try:
-            with self._locked():
+            with self._folders.new_copies(lines) as put_copies, self._locked():
                 self._change(add)
         except LockBusyError as busy:
             with suppress(DamageError):
@@ -215,11 +216,9 @@ class JsonStorage:
             chosen = choose(contents, merged)
             if chosen is None:
                 return None
-            changes = {**merged, **chosen}
-            for run_id, line in changes.items():
-                if line is not None:
-                    self._folders.save_copy(run_id, line)
-            return changes
+            for run_id in merged.keys() - chosen.keys():
+                self._folders.save_copy(run_id, merged[run_id])
+            return {**merged, **chosen}
 
         self._file.change(choose_all)
         self._journals.forget(journal for journal in waiting if journal.is_done_with)
