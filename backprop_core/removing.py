@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from .bundles import shards_of
 from .errors import StorageError, UsageError
 from .holding import hold, remove_files, run_folder
 from .interfaces import Storage
@@ -148,6 +149,8 @@ def _what_is_strange(found: os.stat_result, began_ms: int) -> str | None:
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
     yield path.lstat()
+    for shard in shards_of(path):
+        yield shard.lstat()
     if path.is_dir() and not path.is_symlink():
         for entry in os.scandir(path):
             yield from _statuses(Path(entry.path))
@@ -231,7 +234,7 @@ def _delete(storage: Storage, run_ids: Sequence[str]) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a file or a folder; what it links to stays.
+    """Remove a file, with its data beside it where it is an index, or a folder; what it links to stays.
 
     :raises StorageError: when it cannot be removed.
     """
@@ -241,6 +244,7 @@ def remove_checkpoint(path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            for file in (path, *shards_of(path)):
+                file.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"the checkpoint {path} cannot be removed: {error.strerror}") from error

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from backprop_core.bundles import INDEX, shards_of
 from backprop_core.clock import now_s
 from backprop_core.records import CheckpointForm, Record
 
@@ -130,7 +131,9 @@ def _look(
     for entry in entries:
         file = Path(entry.path)
         form = form_of(file, None, forms)
-        if form is not None and not form.is_unfinished and (find := _file(entry, form)):
+        if form is None or form.is_unfinished or (file.suffix == INDEX and not shards_of(file)):
+            continue
+        if find := _file(entry, form):
             files.append(find)
     return files
 
@@ -172,6 +175,8 @@ def _files_in(folder: Path) -> Iterator[str]:
 
 
 def _find(path: Path, form: CheckpointForm | None, files: Sequence[os.stat_result]) -> Find:
+    with suppress(OSError):
+        files = [*files, *(shard.stat() for shard in shards_of(path))]
     return Find(
         path=path,
         at_ms=max(status.st_mtime_ns for status in files) // 1_000_000,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from backprop_core.bundles import INDEX, what_is_wrong_with_index
 from backprop_core.records import CheckpointForm, Record
 
 from .forms import form_of
@@ -40,6 +41,8 @@ def what_is_wrong(path: Path, forms: Sequence[CheckpointForm] = ()) -> str | Non
     try:
         if path.is_dir():
             return _what_is_wrong_with_folder(path, forms)
+        if not path.exists() and path.with_name(path.name + INDEX).is_file():
+            return what_is_wrong(path.with_name(path.name + INDEX), forms)  # named as TensorFlow names it
         if not path.is_file():
             return "is no file or folder" if path.exists() else "does not exist"
         if not path.stat().st_size:
@@ -106,6 +109,8 @@ def _what_is_wrong_inside(path: Path) -> str | None:
         return _what_is_wrong_with_safetensors(path)
     if path.suffix == ".json":
         return _what_is_wrong_with_json(path)
+    if path.suffix == INDEX:
+        return what_is_wrong_with_index(path)
     with path.open("rb") as file:
         head = file.read(64)
     if path.suffix in _HDF5_SUFFIXES:

@@ -123,6 +123,24 @@ def found(name: str, folder: Path) -> list[tuple[str, int | None]]:
             [("model.keras", None), ("w.weights.h5", None), ("backup", None)],
         ),
         (
+            "tensorflow",
+            [
+                "tf_ckpts/ckpt-7.index",
+                "tf_ckpts/step-40.index",
+                "tf_ckpts/ckpt-8_temp/part-00000-of-00001.index",
+                "exported/variables/variables.index",
+                *(f"{one}.data-00000-of-00001" for one in ("tf_ckpts/ckpt-7", "tf_ckpts/step-40")),
+                "tf_ckpts/ckpt-8_temp/part-00000-of-00001.data-00000-of-00001",
+                "exported/variables/variables.data-00000-of-00001",
+                "experiments.json.index",
+            ],
+            [
+                ("exported/variables/variables.index", None),
+                ("tf_ckpts/ckpt-7.index", None),
+                ("tf_ckpts/step-40.index", 40),
+            ],
+        ),
+        (
             "jax",
             [
                 "out/4/_CHECKPOINT_METADATA",

@@ -25,11 +25,15 @@ def torch_forms() -> tuple[CheckpointForm, ...]:
 
 
 def keras_forms() -> tuple[CheckpointForm, ...]:
-    """Give what Keras saves: BackupAndRestore's folder, which is to go on from, and models and weights.
+    """Give what Keras and TensorFlow save: BackupAndRestore's folder, `tf.train.Checkpoint`, and models and weights.
 
-    :source: keras/src/callbacks/backup_and_restore.py (3.15): the weights are written before the metadata.
+    :source: keras/src/callbacks/backup_and_restore.py (3.15): the weights are written before the metadata. What
+        TensorFlow's Checkpoint writes is in a folder `..._temp` first; a SavedModel has its variables in such files.
     """
     return (
+        CheckpointForm(name="*_temp/part-*.index", is_unfinished=True),
+        CheckpointForm(name="variables/variables.index", is_second_choice=True),
+        CheckpointForm(name="*.index", step=STEP),
         CheckpointForm(name="*", is_folder=True, holds=("latest.weights.h5", "training_metadata.json")),
         CheckpointForm(name="*.keras", step=STEP, is_second_choice=True),
         CheckpointForm(name="*.h5", step=STEP, is_second_choice=True),

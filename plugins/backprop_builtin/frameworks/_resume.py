@@ -25,7 +25,8 @@ SWITCH = "--resume"
 """Takes a path in some scripts, and nothing in others: only what its source declares tells."""
 
 KERAS_RESUMES = frozenset(
-    {"BackupAndRestore", "initial_epoch", "load_model", "load_weights", "restore", "restore_or_initialize"}
+    {"BackupAndRestore", "initial_epoch", "load_model", "load_weights"}
+    | {"restore", "restore_or_initialize", "latest_checkpoint"}
 )
 """What a script names that goes on from a checkpoint of Keras or TensorFlow."""
 KERAS_LINE = '$.fit(..., callbacks=[keras.callbacks.BackupAndRestore("backup")])'

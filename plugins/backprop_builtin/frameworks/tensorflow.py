@@ -15,6 +15,9 @@ WEIGHTS = {"tensorflow": 1.0, "tf_keras": 0.9, "keras": 0.7}
 """What importing a module says about TensorFlow. Keras runs on PyTorch and JAX too."""
 
 
+LINE = "$.restore_or_initialize() before the loop"
+
+
 @hookimpl
 def backprop_framework() -> Framework:
     return TensorFlow()
@@ -44,4 +47,8 @@ class TensorFlow:
         return resume_arguments(script, checkpoint)
 
     def missing_line(self, script: Script) -> str | None:
+        from backprop_core import read_source
+
+        if "CheckpointManager" in read_source(script).names:
+            return missing_line(script, KERAS_RESUMES, "save", LINE)
         return missing_line(script, KERAS_RESUMES, "fit", KERAS_LINE)
