@@ -1,8 +1,8 @@
 """Every extension point, in the order in which a run meets them.
 
 A plugin implements a hook by defining a function of its name, marked with `@backprop_core.hookimpl`,
-that takes only the arguments it uses. Defaults and hook wrappers are refused. The `:on error:` line of
-each hook says what happens when an implementation raises; the run's script is never taken down by one.
+that takes only the arguments it uses. Defaults, hook wrappers, `async` and `yield` are refused. The `:on error:`
+line of each hook says what happens when an implementation raises; the run's script is never taken down by one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 PROJECT = "backprop"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+DEPRECATED: dict[str, str] = {}
+"""Hooks that a later version will not have, with what takes their place; whoever implements one is told.
+
+:source: docs/explanation/stability.md, which says how long they work.
+"""
 
 # ---------------------------------------------------------------------------------------------
 # Setting up

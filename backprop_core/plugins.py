@@ -120,6 +120,8 @@ class Plugins:
         hooks = tuple(self._checked(plugin, state, is_local=is_local))
         if place is not None and set(hooks) != set(state.hooks):
             raise PluginError(f"its entry point names {_list(state.hooks)}, and it implements {_list(hooks)}")
+        if place is None:
+            self._warn_of_deprecated(state, hooks)
         self._places[state.name] = len(self._states) if place is None else place
         self._manager.register(plugin, state.name)
         self._in_turn.clear()
@@ -134,6 +136,7 @@ class Plugins:
         """
         self._refuse_taken(state)
         self._take_name(state)
+        self._warn_of_deprecated(state, state.hooks)
         self._expected.append(Expected(state=state, place=len(self._states), load=load))
         self._states.append(state)
 
@@ -157,6 +160,12 @@ class Plugins:
         self._paths[state.name] = state.path
         if state.distribution != OWN_DISTRIBUTION:
             self._others.add(state.name)
+
+    def _warn_of_deprecated(self, state: PluginState, hooks: Sequence[str]) -> None:
+        for hook in hooks:
+            if instead := hookspecs.DEPRECATED.get(hook):
+                where = f" ({state.path})" if state.path not in {None, state.name} else ""
+                self.warnings.append(f"plugin {state.name}{where} has {hook}, which will go: {instead}")
 
     def _put(self, state: PluginState, place: int | None) -> None:
         if place is None:

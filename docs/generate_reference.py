@@ -211,8 +211,8 @@ built-in plugins. [The records](records.md) (`RunRequest`, `Machine`, ...) and [
 `Framework`, ...) are imported from `backprop_core`.
 
 What happens when an implementation raises stands at each hook ("on error"). The script is never taken down by
-one. Arguments with defaults, hook wrappers and hooks that do not exist are refused; the last is only a warning
-in `backprop_plugins.py`."""
+one. Arguments with defaults, hook wrappers, `async` functions, those with a `yield` and hooks that do not exist are
+refused; the last is only a warning in `backprop_plugins.py`."""
 
 
 def hooks() -> str:

@@ -151,12 +151,7 @@ def test_a_part_that_was_chosen_and_raises_ends_the_command_with_its_name(
 
 # What a plugin may do at its worst, where it is installed and nobody has asked for it by name.
 WORST = {
-    "raises": ("1 / 0", "ZeroDivisionError: division by zero"),
     "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
-    "misspells": (
-        "from backprop_core import hookimpl\n@hookimpl\ndef backprop_run_finnished(run): ...",
-        "there is no hook backprop_run_finnished; did you mean backprop_run_finished?",
-    ),
     "takes-a-name": ("NAME = 'ram'", "two plugins are named 'ram'"),
 }
 
@@ -196,3 +191,18 @@ def test_a_plugin_that_keeps_a_command_waiting_is_named_while_it_does(project: P
     done = project.run("run", "train.py", "--plugin", "slow")
     assert done.code == 0
     assert f"still waiting for plugin slow ({slow}) in backprop_environment after 3 s" in done.err
+
+
+def test_who_has_a_hook_that_will_go_is_named_with_what_takes_its_place(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hookspecs.DEPRECATED, "backprop_run_started", "use backprop_run_events")
+    project.write("train.py", "")
+    source = "from backprop_core import hookimpl\n@hookimpl\ndef backprop_run_started(): ...\n"
+    file = project.write("backprop_plugins.py", source)
+    done = project.call("run", "train.py")
+    assert done.code == 0
+    said = f"backprop: plugin {file} has backprop_run_started, which will go: use backprop_run_events\n"
+    assert done.err.count(said) == 1
+    assert said in project.call("plugins").err
+    assert "which will go" not in project.call("list").err
