@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .interfaces import EventParser, Framework, GpuProbe, Launcher, Storage, StorageBackend
     from .locks import is_on_network, open_private
+    from .patterns import pattern
     from .records import (
         RUN_FILES,
         Attempt,
@@ -71,6 +72,7 @@ _HOMES = {
     "hookspecs": "hookimpl",
     "interfaces": "EventParser Framework GpuProbe Launcher Storage StorageBackend",
     "locks": "is_on_network open_private",
+    "patterns": "pattern",
     "records": (
         "Attempt CheckpointForm CheckpointSaved EngineState Event Flaw Gpu GpuIdentity Host Intent LaunchPlan "
         "Limits Machine Passed Pause PauseSpan PluginFailure PluginOption ProcessExit Progress ProgressBatch "
@@ -136,6 +138,7 @@ __all__ = [
     "is_on_network",
     "memory_limit_mb",
     "open_private",
+    "pattern",
     "read_source",
     "versions_in",
 ]

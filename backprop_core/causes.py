@@ -6,6 +6,7 @@ import re
 import signal
 from enum import StrEnum
 
+from .patterns import pattern
 from .records import ProcessExit
 
 TAIL_BYTES = 8192
@@ -54,7 +55,7 @@ _SIGNS = {
     Cause.UNUSABLE: r"""^(?:SyntaxError|IndentationError|TabError|ModuleNotFoundError|ImportError)\b
         |^[^\n]*error:\ (?:unrecognized\ arguments|the\ following\ arguments\ are\ required|argument\ )""",
 }
-_PATTERNS = {cause: re.compile(pattern, re.MULTILINE | re.VERBOSE) for cause, pattern in _SIGNS.items()}
+_PATTERNS = {cause: pattern(signs, re.MULTILINE | re.VERBOSE) for cause, signs in _SIGNS.items()}
 _FROM_OUTSIDE = frozenset(
     {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGXCPU, signal.SIGUSR1}
 )
@@ -69,8 +70,8 @@ def cause_of(exited: ProcessExit | None, tail: bytes) -> Cause:
     if exited is None or exited.status in (126, 127):
         return Cause.UNUSABLE
     text = tail.decode("utf-8", "replace").replace("\r", "\n")
-    for cause, pattern in _PATTERNS.items():
-        if pattern.search(text):
+    for cause, signs in _PATTERNS.items():
+        if signs.search(text):
             return cause
     if exited.status - 128 in _FROM_OUTSIDE:  # a shell in between tells of a signal by 128 + N
         return Cause.KILLED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from .alarm import Alarm
 from .interfaces import EventParser
 from .lines import Lines, Run, as_text, joined, runs_by_sign
+from .patterns import pattern
 from .plugins import Plugins, guarded
 from .records import CheckpointSaved, Event, PluginFailure, Progress, ProgressBatch
 from .signs import Signs
@@ -23,8 +23,8 @@ HOOK = "backprop_event_parser"
 IMPATIENT = Alarm(idle_s=0.3, busy_s=2.0)
 """For parsers: requests, the watching and the script itself wait for them."""
 _BEYOND_INT = 2**63
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no storage keeps NUL and lone surrogates in text
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|\x08+")
+_UNSTORABLE = pattern("[\0\ud800-\udfff]")  # no storage keeps NUL and lone surrogates in text
+_CONTROL = pattern(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|\x08+")
 
 
 class _Asked:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+from .patterns import pattern
+
+_UNSAFE = pattern(r"[^A-Za-z0-9._-]")
 _MOST_BYTES = 4096
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_ID = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Process(NamedTuple):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from .errors import UsageError
 from .records import EngineState, Event, Gpu, Intent, LaunchPlan, Progress, RunRecord, RunRequest, Script
 from .states import RunState
 
@@ -177,3 +178,22 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "backprop_event_parser": ("__call__",),
 }
 """What a part must have, by the hook that hands it over."""
+
+
+def named(parts: Sequence[Any], wanted: str, what: str, setting: str) -> Any:
+    """Pick a part by its name.
+
+    :raises UsageError: when it is not installed, with the installed ones and a close match.
+    """
+    for part in parts:
+        if part.name == wanted:
+            return part
+    import difflib
+
+    names = sorted(part.name for part in parts)
+    close = difflib.get_close_matches(wanted, names, 1)
+    hint = f'did you mean "{close[0]}"? ' if close else ""
+    raise UsageError(
+        f'no {what} named "{wanted}" is installed ({setting})',
+        f"{hint}installed: {', '.join(names) or 'none'}",
+    )

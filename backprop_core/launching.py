@@ -14,9 +14,8 @@ from .budgets import job_minutes
 from .chosen import guarded_launcher
 from .clock import now_s
 from .errors import BackpropError, ExitCode, LauncherError, RefusedError
-from .interfaces import Launcher, Storage
+from .interfaces import Launcher, Storage, named
 from .interrupts import Interrupted
-from .machine import named
 from .opening import Opened
 from .records import EngineState, LaunchPlan, RunRecord
 from .redaction import without_secrets

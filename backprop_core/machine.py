@@ -12,9 +12,9 @@ import msgspec
 
 from .answers import are_variables
 from .clock import now_s
-from .errors import ProbeError, UsageError
+from .errors import ProbeError
 from .host import disk_free_mb, read_host
-from .interfaces import GpuProbe
+from .interfaces import GpuProbe, named
 from .plugins import Answer, Plugins, guarded
 from .records import Gpu, Machine, Record, RunRecord
 
@@ -302,25 +302,6 @@ def choose_probe(
             origin = plugins.origin(probe)
             tell(f"passing over the GPU probe {error.message}" + (f"; {origin}" if origin else ""))
     raise ProbeError("no GPU probe works here", "is the built-in probe `none` blocked?")
-
-
-def named(parts: Sequence[Any], wanted: str, what: str, setting: str) -> Any:
-    """Pick a part by its name.
-
-    :raises UsageError: when it is not installed, with the installed ones and a close match.
-    """
-    for part in parts:
-        if part.name == wanted:
-            return part
-    import difflib
-
-    names = sorted(part.name for part in parts)
-    close = difflib.get_close_matches(wanted, names, 1)
-    hint = f'did you mean "{close[0]}"? ' if close else ""
-    raise UsageError(
-        f'no {what} named "{wanted}" is installed ({setting})',
-        f"{hint}installed: {', '.join(names) or 'none'}",
-    )
 
 
 def visible_devices(probe: GpuProbe, gpus: Sequence[Gpu], origin: str | None = None) -> Mapping[str, str]:

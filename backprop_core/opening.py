@@ -11,8 +11,7 @@ import msgspec
 
 from .chosen import guarded_storage
 from .errors import BackpropError, PluginError, StorageError, UsageError
-from .interfaces import Storage, StorageBackend
-from .machine import named
+from .interfaces import Storage, StorageBackend, named
 from .plugin_options import declared, refuse_clashes
 from .plugin_sources import LOCAL_NAME, Wanted
 from .plugin_sources import load as load_plugins

@@ -3,8 +3,7 @@
 One declaration, the `Settings` struct, feeds the files, the variables, the flags and the reference page.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: msgspec would compile and evaluate each of the forty annotations, one by one.
 import os
 import re
 import shlex

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SettingsError
+from .patterns import pattern
 from .records import Record
 
 JSON_NAMES = ("backprop.config.json", ".backprop.json")
 TOML_NAME = "backprop.toml"
-_OUR_TABLE = re.compile(r"^\s*\[\s*tool\s*\.\s*backprop\s*[.\]]", re.MULTILINE)
-_LONG_NUMBER = re.compile(r"\d{1000,}")
+_OUR_TABLE = pattern(r"^\s*\[\s*tool\s*\.\s*backprop\s*[.\]]", re.MULTILINE)
+_LONG_NUMBER = pattern(r"\d{1000,}")
 
 
 class Origin(Record, frozen=True):

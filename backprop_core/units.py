@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-_LIMIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|GB?|gb?)?\s*")
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", re.ASCII)
+from .patterns import pattern
+
+_LIMIT = pattern(r"\s*(\d+(?:\.\d+)?)\s*(%|GB?|gb?)?\s*")
+_DURATION = pattern(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 MB_PER_GB = 1024
 

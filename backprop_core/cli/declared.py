@@ -7,7 +7,6 @@ parameters with the records here, from which `typed` builds typer's and `direct`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -183,6 +182,8 @@ class Command:
 
     def with_options(self, options: Sequence[OptionSetting]) -> Command:
         """Return the same command with the options that plugins declare."""
+        from copy import copy
+
         more = copy(self)
         added = {f"option_{number}": option for number, option in enumerate(options)}
         more.flags = {**self.flags, **{name: option.key for name, option in added.items()}}

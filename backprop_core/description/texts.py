@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from backprop_core.patterns import pattern
+
 MOST_PLACES = 500
 MOST_PLACE_LENGTH = 300
-_OPTION = re.compile(r"--[a-z][a-z0-9_-]*")
-_PLACE = re.compile(rf"[^\s\0:*?\"<>|]{{1,{MOST_PLACE_LENGTH}}}")
+_OPTION = pattern(r"--[a-z][a-z0-9_-]*")
+_PLACE = pattern(rf"[^\s\0:*?\"<>|]{{1,{MOST_PLACE_LENGTH}}}")
 _WITHOUT_VALUE = frozenset({"store_true", "store_false", "store_const", "count", "append_const"})
 
 

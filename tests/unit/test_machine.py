@@ -15,6 +15,7 @@ from kit import wait_for
 
 from backprop_core import machine
 from backprop_core.errors import ExitCode, ProbeError, UsageError
+from backprop_core.interfaces import named
 from backprop_core.machine import (
     Monitor,
     ProbeReader,
@@ -22,7 +23,6 @@ from backprop_core.machine import (
     Worker,
     choose_probe,
     measure,
-    named,
     visible_devices,
 )
 from backprop_core.plugins import Plugins

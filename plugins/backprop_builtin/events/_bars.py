@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from backprop_builtin._patterns import pattern
+from backprop_core import pattern
 
 # "8/16 [00:03<00:02,  2.80it/s, loss=0.5]", and "12it [00:01, 9.3it/s]" where the total is not known.
 _OF_TOTAL = pattern(r" {0,200}([0-9]{1,18})/([0-9]{1,18}|\?) \[([^\]]{0,1000})\]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backprop_builtin._patterns import pattern
+from backprop_core import pattern
 
 NUMBER = r"(?>[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|(?i:nan|inf(?:inity)?)(?![a-z])))"
 """A number as Python prints one, whole or not at all. The core counts and drops what is not finite."""

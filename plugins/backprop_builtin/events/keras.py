@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backprop_builtin._patterns import pattern
-from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimpl
+from backprop_core import CheckpointSaved, Event, EventParser, Progress, hookimpl, pattern
 
 from ._epochs import total_epochs
 from ._values import named_numbers, take_training_loss

@@ -17,8 +17,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from backprop_builtin._patterns import pattern
-from backprop_core import CheckpointSaved, Event, EventParser, Progress, RunRecord, RunRequest, hookimpl
+from backprop_core import (
+    CheckpointSaved,
+    Event,
+    EventParser,
+    Progress,
+    RunRecord,
+    RunRequest,
+    hookimpl,
+    pattern,
+)
 
 from ._bars import Bar, parse_bar
 from ._epochs import total_epochs

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from backprop_builtin._patterns import pattern
-from backprop_core import Event, EventParser, Progress, hookimpl
+from backprop_core import Event, EventParser, Progress, hookimpl, pattern
 
 from ._values import NUMBER, take_training_loss
 

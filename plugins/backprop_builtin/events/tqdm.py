@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from backprop_builtin._patterns import pattern
-from backprop_core import Event, EventParser, Progress, RunRecord, hookimpl
+from backprop_core import Event, EventParser, Progress, RunRecord, hookimpl, pattern
 
 from ._bars import Bar, parse_bar
 from ._epochs import EpochCount, total_epochs

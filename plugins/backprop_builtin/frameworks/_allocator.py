@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 
-from backprop_core import Gpu, RunRequest
+from backprop_core import Gpu, RunRequest, pattern
 
 from ._memory_limit import ALLOCATOR, IMPORT_HOOK, WATCHED_ONLY, import_hook_environment, memory_limit
 
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """PyTorch reads the first of these that is set, and no other (c10/cuda/CUDAAllocatorConfig.h)."""
 
-_FRACTION = re.compile(r"(?:^|,)\s*per_process_memory_fraction\s*:\s*([^,]*)")
-_OTHER_BACKEND = re.compile(r"\bbackend\s*:\s*(?!native\b)")
-_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.\d+)?(a|b|rc|\.?dev)?")
+_FRACTION = pattern(r"(?:^|,)\s*per_process_memory_fraction\s*:\s*([^,]*)")
+_OTHER_BACKEND = pattern(r"\bbackend\s*:\s*(?!native\b)")
+_VERSION = pattern(r"(\d+)\.(\d+)(?:\.\d+)?(a|b|rc|\.?dev)?")
 
 
 def environment(request: RunRequest, gpu: Gpu | None) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +70,8 @@ def backend_of(script: Script, environ: Mapping[str, str]) -> str:
 def _in_settings_file(environ: Mapping[str, str]) -> str | None:
     folder = environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     try:
+        import json
+
         settings = json.loads(Path(folder, "keras.json").read_bytes())
     except (OSError, ValueError):
         return None

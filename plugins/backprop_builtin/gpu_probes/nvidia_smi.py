@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from backprop_builtin._patterns import pattern
-from backprop_core import Gpu, GpuProbe, ProbeError, hookimpl
+from backprop_core import Gpu, GpuProbe, ProbeError, hookimpl, pattern
 
 from . import _cuda
 from ._command import Answer, Questions, find_trusted
