@@ -23,7 +23,7 @@ from ._journals import Journal, Journals
 from ._locks import LockBusyError, locked_in_turn
 from ._reading import Reading
 from ._records import newest_first, refuse_newer, seal
-from ._requests import TAKE_WAIT_S, decode_request, encode_request
+from ._requests import TAKE_WAIT_S, Requests, decode_request, encode_request
 from ._rows import Row, ahead, line_of, rows, rows_with, text, with_ahead
 from ._run_folders import RunFolders, as_record, is_run_id
 from ._series import Series
@@ -46,6 +46,7 @@ class SqliteStorage:
         self._reading = Reading(path, folders)
         self._journals = Journals(path, folders, self._reading.note)
         self._series = Series(folders)
+        self._requests = Requests(folders, lock_wait_s)
         self._lock_wait_s = lock_wait_s
         self._guard = RLock()
         self._database: Database | None = None
@@ -201,14 +202,21 @@ class SqliteStorage:
         return self._series.read(run_id)
 
     def post(self, run_id: str, intent: Intent) -> None:
+        """Leave a request; in the run's folder where somebody keeps the lock for longer than is waited for."""
         self._folders.path_of(run_id)
         line = encode_request(run_id, intent).decode()
         insert = "INSERT INTO requests (run_id, request) VALUES (?, ?)"
-        with self._guard, self._locked() as left_s:
-            self._change(lambda db: db.execute(insert, (run_id, line)), left_s)
+        try:
+            with self._guard, self._locked() as left_s:
+                self._change(lambda db: db.execute(insert, (run_id, line)), left_s)
+        except LockBusyError:
+            self._requests.post(run_id, intent)
 
     def take(self, run_id: str) -> Intent | None:
         """Take the oldest request; None also while somebody else is busy with them."""
+        return self._take_row(run_id) or self._requests.take(run_id)
+
+    def _take_row(self, run_id: str) -> Intent | None:
         self._folders.path_of(run_id)
 
         def pick(db: sqlite3.Connection) -> Intent | None:
