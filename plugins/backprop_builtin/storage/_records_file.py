@@ -24,6 +24,7 @@ from ._files import (
     replace_file,
     stamp_of,
 )
+from ._index import Columns
 from ._records import newest_first, parse, salvage
 from ._run_folders import RunFolders, claim
 
@@ -51,6 +52,7 @@ class RecordsFile:
         self._has_swept = False
         self._seen: tuple[Contents, Stamp | None] | None = None
         self._misled_by: Stamp | None = None
+        self._left: tuple[Stamp, Columns] | None = None
 
     def ask(self, question: Callable[[Contents], Found], *, has_lock: bool = False) -> Found:
         """Answer from the file; nobody's lock is waited for, since a rename is seen whole or not at all."""
@@ -110,11 +112,19 @@ class RecordsFile:
             if descriptor is None:
                 return self._none_yet(), None
             stamp = stamp_of(os.fstat(descriptor))
-            columns = None if stamp == self._misled_by else _index.of_file(self.path, stamp)
+            columns = self._columns_of(stamp)
             if columns is not None:
                 return Indexed(descriptor, columns), stamp
             text = read_and_close(descriptor)
         return Parsed(parse(text)), stamp
+
+    def _columns_of(self, stamp: Stamp) -> Columns | None:
+        """Give what is known of where records lie; what this process itself has written it need not read."""
+        if stamp == self._misled_by:
+            return None
+        if self._left is not None and self._left[0] == stamp:
+            return self._left[1]
+        return _index.of_file(self.path, stamp)
 
     def _none_yet(self) -> Contents:
         if self._folders.has_copies_of(self.path):
@@ -158,4 +168,5 @@ class RecordsFile:
                 self._has_swept = True
             stamp = replace_file(self.path, *text.pieces)
         if stamp is not None:
+            self._left = stamp, text.columns
             _index.keep(self.path, stamp, text.columns)
