@@ -24,10 +24,13 @@ LIMITS = {
     "backprop --version": 2.2,
     "backprop list, 100 runs": 10.5,
     "backprop run --dry-run empty.py": 13.0,
+    "100 looks at the machine during a run": 1.0,
     "a progress line, over barely decoding it": 3.0,
 }
 """Ratios to the bare interpreter's start but for the last: what was measured, and a quarter."""
 LINES = 20_000
+LOOK_EVERY_S = 0.1
+WATCHED_S = 5
 
 
 def main() -> int:
@@ -56,6 +59,8 @@ def ratios(bench: Bench) -> dict[str, float]:
         "backprop run --dry-run empty.py": [*command, "run", "--dry-run", str(empty)],
     }
     found = {name: counted(argv, environ, bench.place) / bare for name, argv in subjects.items()}
+    watched = per_look([*command, "run", "--set", f"monitorSeconds={LOOK_EVERY_S}"], bench, environ)
+    found["100 looks at the machine during a run"] = 100 * watched / bare
     feed = [bench.python, str(bench.child("feed.py"))]
 
     def per_line(how: str) -> float:
@@ -66,6 +71,19 @@ def ratios(bench: Bench) -> dict[str, float]:
 
     found["a progress line, over barely decoding it"] = per_line("backprop") / per_line("bare")
     return found
+
+
+def per_look(command: Sequence[str], bench: Bench, environ: dict[str, str]) -> float:
+    """Count what a supervisor executes from one look at the machine to the next, while its script does nothing."""
+    short, long = (
+        counted(
+            [*command, str(bench.script(f"idle-{seconds}.py", f"import time; time.sleep({seconds})"))],
+            environ,
+            bench.place,
+        )
+        for seconds in (1, 1 + WATCHED_S)
+    )
+    return (long - short) / (WATCHED_S / LOOK_EVERY_S)
 
 
 def counted(argv: Sequence[str], environ: dict[str, str], cwd: Path) -> int:
