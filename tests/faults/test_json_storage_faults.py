@@ -281,6 +281,7 @@ REFUSED = [
     ("flock", "ENOLCK", 1),
     ("flock", "ENOSYS", 1),
     ("write", "ENOSPC", 1),  # the copy
+    ("pread64", "EIO", 1),  # the other runs' lines
     ("write", "EIO", 2),  # the file
     ("fsync", "ENOSPC", 2),  # the copy
     ("fsync", "EIO", 4),  # the file

@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from ._files import explained
 from ._index import Columns
 from ._records import (
     CLOSING,
@@ -96,12 +98,18 @@ class Parsed:
 class Indexed:
     """The records of a file that has an index. An open file stays what it is when another one takes its name.
 
-    Each method raises StaleIndexError when something else lies where a record should.
+    Each method raises StaleIndexError when something else lies where a record should, and StorageError when the
+    file cannot be read.
     """
 
-    def __init__(self, descriptor: int, columns: Columns) -> None:
+    def __init__(self, path: Path, descriptor: int, columns: Columns) -> None:
+        self._path = path
         self._descriptor = descriptor
         self._columns = columns
+
+    def _read(self, size: int, begin: int) -> bytes:
+        with explained("read", self._path):
+            return os.pread(self._descriptor, size, begin)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -124,7 +132,7 @@ class Indexed:
         if place is None:
             return None
         begin, length = self._begins[place], self._columns.lengths[place]
-        return _whole(os.pread(self._descriptor, length + 2, begin - 1), run_id)
+        return _whole(self._read(length + 2, begin - 1), run_id)
 
     def lines(self) -> list[tuple[str, bytes]]:
         text = self._text()
@@ -133,7 +141,7 @@ class Indexed:
 
     def _text(self) -> bytes:
         size = self._columns.size
-        text = os.pread(self._descriptor, size, 0)
+        text = self._read(size, 0)
         if len(text) != size or not text.startswith(OPENING) or not text.endswith(CLOSING):
             raise StaleIndexError
         return text

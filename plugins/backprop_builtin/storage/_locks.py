@@ -93,8 +93,13 @@ class _Turn:
         """Wait for the lock, and tell whether it was taken."""
         if wait_s < WORTH_A_THREAD_S or self._path in self._given_up:
             return self._is_free_within(wait_s)
+        waiter = threading.Thread(target=self._wait, name=f"waits for {self._path}", daemon=True)
         self._is_waiting = True
-        threading.Thread(target=self._wait, name=f"waits for {self._path}", daemon=True).start()
+        try:
+            waiter.start()
+        except RuntimeError:  # this user may have no more threads
+            self._is_waiting = False
+            return self._is_free_within(wait_s)
         self._has_come.wait(wait_s)
         if self._error is not None:
             raise self._error

@@ -114,7 +114,7 @@ class RecordsFile:
             stamp = stamp_of(os.fstat(descriptor))
             columns = self._columns_of(stamp)
             if columns is not None:
-                return Indexed(descriptor, columns), stamp
+                return Indexed(self.path, descriptor, columns), stamp
             text = read_and_close(descriptor)
         return Parsed(parse(text)), stamp
 
