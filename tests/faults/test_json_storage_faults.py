@@ -274,22 +274,30 @@ def test_planted_links_are_not_written_through(storage: JsonStorage, home: Path,
 # Every step of a save, failing or killed -----------------------------------------------------
 
 REFUSED = [
-    ("openat", "EACCES", 1),  # the lock
-    ("openat", "EMFILE", 2),  # the journals
-    ("openat", "EMFILE", 3),  # the file, to be read
-    ("openat", "EROFS", 6),  # the temporary file
-    ("flock", "ENOLCK", 1),
-    ("flock", "ENOSYS", 1),
+    ("openat", "EACCES", 2),  # the copy, before it is in place
+    ("openat", "EACCES", 4),  # the lock
+    ("openat", "EMFILE", 5),  # the journals
+    ("openat", "EMFILE", 6),  # the file, to be read
+    ("openat", "EROFS", 8),  # the temporary file
+    ("flock", "ENOLCK", 1),  # the queue
+    ("flock", "ENOSYS", 2),  # the lock
     ("write", "ENOSPC", 1),  # the copy
     ("pread64", "EIO", 1),  # the other runs' lines
-    ("write", "EIO", 2),  # the file
+    ("write", "EIO", 4),  # the file
     ("fsync", "ENOSPC", 2),  # the copy
     ("fsync", "EIO", 4),  # the file
     ("fsync", "EIO", 5),  # its folder
-    ("/^rename", "EIO", 1),
-    ("/^rename", "ENOSPC", 2),
+    ("/^rename", "EIO", 1),  # the copy
+    ("/^rename", "ENOSPC", 2),  # the file
 ]
-KILLED = [("openat", 6), ("write", 2), ("fsync", 4), ("fsync", 5), ("/^rename", 1), ("/^rename", 2)]
+WITHOUT_INDEX = [("openat", 10), ("write", 8), ("/^rename", 3)]
+KILLED = [
+    ("openat", 8),
+    ("write", 4),
+    ("fsync", 4),
+    ("fsync", 5),
+    *(("/^rename", turn) for turn in (1, 2, 3)),
+]
 INTERRUPTED = ["openat", "flock", "write", "fsync"]
 
 
@@ -316,6 +324,14 @@ def test_failing_system_call_is_told_and_the_old_file_stays(
     assert leftovers(home) == []
     # Only after the last step, the folder's fsync, may a save that was refused be there.
     assert_store_is_sound(home, has_second=(syscall, when) == ("fsync", 5))
+
+
+@pytest.mark.parametrize(("syscall", "when"), WITHOUT_INDEX)
+def test_index_that_cannot_be_written_fails_no_save(home: Path, syscall: str, when: int) -> None:
+    said, status = finished_with_fault(start("save_when_told", home), syscall, "error=EIO", when)
+    assert (said, status) == ("saved second\n", 0)
+    assert leftovers(home) == []
+    assert_store_is_sound(home, has_second=True)
 
 
 @pytest.mark.parametrize(("syscall", "when"), KILLED)
