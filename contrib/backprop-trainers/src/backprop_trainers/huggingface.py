@@ -48,9 +48,9 @@ class BackpropCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        is_over = _agreed(should_stop())
+        is_over, is_due = _agreed(should_stop(), should_checkpoint())
         control.should_training_stop = control.should_training_stop or is_over
-        control.should_save = control.should_save or is_over or _agreed(should_checkpoint())
+        control.should_save = control.should_save or is_over or is_due
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -59,12 +59,12 @@ class BackpropCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
             checkpoint(os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
 
 
-def _agreed(answer: bool) -> bool:
+def _agreed(*answers: bool) -> tuple[bool, ...]:
     """Have every process do what the first one was told: each has a clock of its own."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return answer
-    answers = [answer]
-    distributed.broadcast_object_list(answers, src=0)
-    return answers[0]
+        return answers
+    told = [answers]
+    distributed.broadcast_object_list(told, src=0)
+    return told[0]

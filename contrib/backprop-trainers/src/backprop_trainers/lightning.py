@@ -69,21 +69,23 @@ class BackpropCallback(Callback):  # type: ignore[misc]  # mypy does not need th
             self._report(trainer, outputs)
         if self._folder is None or trainer.is_last_batch:
             return  # the end of the epoch decides
-        if _agreed(trainer, should_stop()):
-            self._stop(trainer)
-        elif _agreed(trainer, should_checkpoint()):
-            self._save(trainer)
+        self._save_or_stop(trainer, 0.0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, None)
         if self._folder is None or self._is_over:
             return
-        if _agreed(trainer, should_stop(self._pace.end_epoch())):
-            self._stop(trainer)
-        elif _agreed(trainer, should_checkpoint()):
-            self._save(trainer)
+        self._save_or_stop(trainer, self._pace.end_epoch())
 
     # --- what is done about it ---
+
+    def _save_or_stop(self, trainer: Trainer, ahead_s: float) -> None:
+        """Do what the first rank was told: each has a clock of its own."""
+        is_over, is_due = trainer.strategy.broadcast((should_stop(ahead_s), should_checkpoint()))
+        if is_over:
+            self._stop(trainer)
+        elif is_due:
+            self._save(trainer)
 
     def _report(self, trainer: Trainer, outputs: Any) -> None:
         if trainer.is_global_zero:
@@ -108,8 +110,3 @@ class BackpropCallback(Callback):  # type: ignore[misc]  # mypy does not need th
         if trainer.is_global_zero:
             checkpoint(path)
             self._kept.add(path)
-
-
-def _agreed(trainer: Trainer, answer: bool) -> bool:
-    """Have every rank do what the first one was told: each has a clock of its own."""
-    return bool(trainer.strategy.broadcast(answer))
