@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import signal
 import stat
 import threading
@@ -20,9 +19,12 @@ from pathlib import Path
 
 from .clock import now_s
 from .errors import RefusedError, StorageError
+from .patterns import pattern
 
 GLANCE_S = 0.02  # far longer than anybody's momentary shared lock lasts
 MOUNTS = Path("/proc/self/mounts")
+_ESCAPED = pattern(r"\\([0-7]{3})")
+"""How /proc/mounts writes what would end a field."""
 NETWORK_FILE_SYSTEMS = frozenset(
     "9p afs beegfs ceph cifs coda fuse.ceph fuse.glusterfs fuse.juicefs fuse.s3fs fuse.sshfs glusterfs gpfs "
     "lustre ncpfs nfs nfs4 ocfs2 orangefs panfs pvfs2 smb3 smbfs vboxsf virtiofs wekafs".split()
@@ -189,7 +191,9 @@ def is_on_network(path: Path, mounts: Path = MOUNTS) -> bool:
     place = path.resolve()
     depth, kind = 0, ""
     for fields in (line.split() for line in lines if line.strip()):
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[1]))
+        point = Path(
+            _ESCAPED.sub(lambda code: chr(int(code[1], 8)), fields[1]) if "\\" in fields[1] else fields[1]
+        )
         if place.is_relative_to(point) and len(point.parts) >= depth:
             depth, kind = len(point.parts), fields[2]
     return kind in NETWORK_FILE_SYSTEMS
