@@ -22,8 +22,8 @@ from .past import home_with
 LIMITS = {
     "import backprop_core.script": 1.15,
     "backprop --version": 2.2,
-    "backprop list, 100 runs": 10.5,
-    "backprop run --dry-run empty.py": 13.0,
+    "backprop list, 100 runs": 8.4,
+    "backprop run --dry-run empty.py": 10.8,
     "100 looks at the machine during a run": 1.0,
     "a progress line, over barely decoding it": 3.0,
 }
