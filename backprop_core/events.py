@@ -17,7 +17,7 @@ from .plugins import Plugins, guarded
 from .records import CheckpointSaved, Event, PluginFailure, Progress, ProgressBatch
 from .signs import Signs
 
-FEW_BYTES = 1024
+FEW_BYTES = 4 * 1024
 SHORT_RUN_BYTES = 128
 HOOK = "backprop_event_parser"
 IMPATIENT = Alarm(idle_s=0.3, busy_s=2.0)
@@ -39,9 +39,13 @@ class _Asked:
 
     def look_for(self) -> None:
         """Note what it looks for, which may depend on what it has read."""
-        self.signs = tuple(getattr(self.parse, "signs", ()))
-        if not all(isinstance(sign, bytes) for sign in self.signs):
+        signs = tuple(getattr(self.parse, "signs", ()))
+        if not all(isinstance(sign, bytes) for sign in signs):
             raise TypeError("its signs are not all bytes")
+        self.signs = signs
+
+    def has_sign(self, lines: bytes) -> bool:
+        return not self.signs or any(sign in lines for sign in self.signs)
 
 
 class _Batch:
@@ -103,11 +107,18 @@ class EventReader:
         return self._read(self._lines.end())
 
     def _read(self, lines: bytes) -> Sequence[Event]:
-        if not lines:
+        if not lines or not self._parsers:
             return []
-        for parser in list(self._parsers):
+        first, *others = self._parsers
+        self._call(first, first.look_for, alarm=None)
+        is_offered_first = bool(first.parse_chunk) and not first.is_out and first.has_sign(lines)
+        if is_offered_first and (events := self._read_as_one(lines, first)) is not None:
+            return events
+        for parser in others:
             self._call(parser, parser.look_for, alarm=None)
-        return self._offer(lines, self._wanting(lines, self._parsers))
+        if is_offered_first:
+            return self._read_parts(lines, first, others)
+        return self._offer(lines, self._wanting(lines, [first, *others]))
 
     def _wanting(self, lines: bytes, parsers: Sequence[_Asked]) -> list[_Asked]:
         """Leave out the parsers that have nothing to look for in these lines."""
@@ -140,9 +151,11 @@ class EventReader:
         ]
 
     def _read_chunk(self, lines: bytes, first: _Asked, others: Sequence[_Asked]) -> Sequence[Event]:
-        """Let a parser read all lines at once, else those with a sign of its own."""
-        if (events := self._read_as_one(lines, first)) is not None:
-            return events
+        events = self._read_as_one(lines, first)
+        return self._read_parts(lines, first, others) if events is None else events
+
+    def _read_parts(self, lines: bytes, first: _Asked, others: Sequence[_Asked]) -> Sequence[Event]:
+        """Let a parser that cannot read all lines at once read those with a sign of its own."""
         runs = runs_by_sign(lines, first.signs)
         if len(runs) > 1:
             return self._read_runs(lines, runs, first, others)

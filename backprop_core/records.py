@@ -312,10 +312,10 @@ class ProgressBatch(list[Progress]):
         return cls(points, points[-1] if is_alike and points else latest_of(points), text)
 
     def stamp(self, at: int) -> None:
-        """Note on the last one when they were read."""
+        """Note on the last one when they were read; `text` has an end after its last line from then on."""
         self[-1] = msgspec.structs.replace(self[-1], at=at)
-        earlier = self.text[: self.text.rfind(b"\n", 0, -1) + 1]
-        self.text = earlier + msgspec.json.encode(self[-1]) + b"\n"
+        earlier = memoryview(self.text)[: self.text.rfind(b"\n", 0, -1) + 1]
+        self.text = b"".join((earlier, msgspec.json.encode(self[-1]), b"\n"))
 
 
 @cache

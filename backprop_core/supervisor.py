@@ -22,7 +22,8 @@ from .keeper import PR_SET_CHILD_SUBREAPER, Tree, command, prctl
 from .records import ProcessExit, Record
 
 PIPE_BYTES = 256 * 1024
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+"""What is made of so much fits a processor's cache, and the allocator keeps the memory for the next."""
 SMALL_BYTES = PIPE_BYTES // 4
 COALESCE_S = 0.005
 START_LIMIT_S = 10.0

@@ -25,9 +25,18 @@ LIMITS = {
     "backprop list, 100 runs": 8.4,
     "backprop run --dry-run empty.py": 10.8,
     "100 looks at the machine during a run": 1.0,
-    "a progress line, over barely decoding it": 3.0,
+    "a progress line": 1.75,
+    "a progress line with metrics": 5.0,
+    "a line of text that tells nothing": 1.55,
+    "a line, one in ten of them progress": 2.9,
 }
-"""Ratios to the bare interpreter's start but for the last: what was measured, and a quarter."""
+"""Ratios to the bare interpreter's start, those of lines to barely decoding one: what was measured, and a quarter."""
+KINDS = {
+    "json": "a progress line",
+    "metrics": "a progress line with metrics",
+    "text": "a line of text that tells nothing",
+    "mixed": "a line, one in ten of them progress",
+}
 LINES = 20_000
 LOOK_EVERY_S = 0.1
 WATCHED_S = 5
@@ -63,14 +72,14 @@ def ratios(bench: Bench) -> dict[str, float]:
     found["100 looks at the machine during a run"] = 100 * watched / bare
     feed = [bench.python, str(bench.child("feed.py"))]
 
-    def per_line(how: str) -> float:
+    def per_line(how: str, kind: str) -> float:
         few, many = (
-            counted([*feed, how, str(count)], environ, bench.place) for count in (LINES // 10, LINES)
+            counted([*feed, how, kind, str(count)], environ, bench.place) for count in (LINES // 10, LINES)
         )
         return (many - few) / (LINES - LINES // 10)
 
-    found["a progress line, over barely decoding it"] = per_line("backprop") / per_line("bare")
-    return found
+    barely = per_line("bare", "json")
+    return found | {name: per_line("backprop", kind) / barely for kind, name in KINDS.items()}
 
 
 def per_look(command: Sequence[str], bench: Bench, environ: dict[str, str]) -> float:

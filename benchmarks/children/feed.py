@@ -1,4 +1,4 @@
-"""Take in as many progress lines as the second argument says: with Backprop's parsers, or barely decoded."""
+"""Take in lines as the second argument calls them, as many as the third says: with Backprop's parsers, or barely."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,14 @@ from backprop_core.records import RunRecord
 from backprop_core.states import RunState
 
 CHUNK = 1000
+JSON = b'{"step": 12, "loss": 0.731}\n'
+TEXT = b"Loaded shard 12 of the training data from the local cache, nothing to report\n"
+LINES = {
+    "json": JSON,
+    "metrics": b'{"step": 12, "loss": 0.731, "lr": 1e-05, "grad_norm": 1.25}\n',
+    "text": TEXT,
+    "mixed": JSON + TEXT * 9,
+}
 
 
 class Line(msgspec.Struct):
@@ -18,12 +26,13 @@ class Line(msgspec.Struct):
     loss: float
 
 
-how, count = sys.argv[1], int(sys.argv[2])
+how, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 record = RunRecord(id="it", script_path="it.py", status=RunState.RUNNING, start_time=0)
 reader = EventReader(collect_parsers(load(Wanted(with_others=False)), record), Path.cwd())
 decoder = msgspec.json.Decoder(Line)
-chunk = b'{"step": 12, "loss": 0.731}\n' * CHUNK
+pattern = LINES[kind]
+chunk = pattern * (CHUNK // pattern.count(b"\n"))
 taken = 0
 for _ in range(count // CHUNK):
     taken += len(reader.feed(chunk) if how == "backprop" else decoder.decode_lines(chunk))
-assert taken in (count, count // CHUNK), taken  # every line, or the newest of each chunk
+assert taken == count // CHUNK * chunk.count(b"{"), taken

@@ -13,8 +13,6 @@ import msgspec
 from backprop_core import ProgressBatch
 
 _IN_NUMBERS = b"0123456789+-.eE"
-_HEAD_BYTES = 256
-"""Output of many kinds shows that in its first lines."""
 _SHAPE = re.compile(rb'\{"[^"\\{}\x00-\x1f]*": ?(?:, ?"[^"\\{}\x00-\x1f]*": ?)*\}')
 _NAME = re.compile(rb'([{,] ?)("([^"\\]*)": ?)')
 _FIELDS = {b"step": b"step", b"epoch": b"epoch", b"loss": b"loss"} | dict.fromkeys(
@@ -33,17 +31,17 @@ def parse_alike(lines: bytes) -> ProgressBatch | None:
     count = _count_alike(lines)
     if not count:
         return None
-    text = _as_series(lines, _NAME.findall(_first(lines)), count)
+    text = _as_series(lines, _NAME.findall(first_lines(lines)), count)
     if text is None:
         return None
     try:
-        batch = ProgressBatch.read(text + b"\n", is_alike=True)
+        batch = ProgressBatch.read(text, is_alike=True)
     except NOT_PLAIN:
         return None
     return batch if len(batch) == count else None
 
 
-def _first(lines: bytes, least_bytes: int = 0) -> bytes:
+def first_lines(lines: bytes, least_bytes: int = 0) -> bytes:
     """Return the first line, or the first lines that take as many bytes together."""
     end = lines.find(b"\n", least_bytes)
     return lines if end < 0 else lines[:end]
@@ -51,17 +49,12 @@ def _first(lines: bytes, least_bytes: int = 0) -> bytes:
 
 def _count_alike(lines: bytes) -> int:
     """Count the lines if all are the first one with other numbers; 0 if not, or if there is more than numbers."""
-    shape = _first(lines).translate(None, _IN_NUMBERS)
-    if not _SHAPE.fullmatch(shape) or not _are_shaped(_first(lines, _HEAD_BYTES), shape):
+    shape = first_lines(lines).translate(None, _IN_NUMBERS)
+    if not _SHAPE.fullmatch(shape):
         return 0
-    return _are_shaped(lines, shape)
-
-
-def _are_shaped(lines: bytes, first: bytes) -> int:
-    """Count the lines if all are like that once their numbers are taken out; 0 if not."""
-    shape = lines.translate(None, _IN_NUMBERS)
-    count, rest = divmod(len(shape) + 1, len(first) + 1)
-    return 0 if rest or shape + b"\n" != (first + b"\n") * count else count
+    shapes = lines.translate(None, _IN_NUMBERS)
+    count, rest = divmod(len(shapes) + 1, len(shape) + 1)
+    return count if not rest and ((shape + b"\n") * count).startswith(shapes) else 0
 
 
 def _as_series(lines: bytes, found: list[tuple[bytes, bytes, bytes]], count: int) -> bytes | None:

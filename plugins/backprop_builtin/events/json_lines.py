@@ -9,9 +9,11 @@ import msgspec
 
 from backprop_core import CheckpointSaved, Event, EventParser, Progress, ProgressBatch, hookimpl
 
-from ._alike import NOT_PLAIN, parse_alike
+from ._alike import NOT_PLAIN, first_lines, parse_alike
 
 _NAMED = {"step", "total_steps", "totalSteps", "epoch", "loss", "event", "path"}
+_HEAD_BYTES = 256
+"""Output of many kinds shows that in its first lines."""
 _decode = msgspec.json.Decoder().decode
 _NOT_NAMED = (b'"metrics"', b'"at"', b'"totalSteps"', b"null")
 """Names that mean something else in a record, a total that may be told twice, objects that may say nothing."""
@@ -32,12 +34,14 @@ class JsonLines:
 
         What this lets through needs no further check: strict JSON has no NaN, and the types bound integers.
         """
+        head = first_lines(lines, _HEAD_BYTES)
+        if not head.startswith(b'{"') or head.count(b"\n") != head.count(b'\n{"'):
+            return None
         if (alike := parse_alike(lines)) is not None:
             return alike
         # Where every line begins an object and there are as many objects as lines, each line is one.
         after_first = lines.count(b'\n{"')
-        is_plain = lines.startswith(b'{"') and lines.count(b"\n") == after_first
-        if not is_plain or b"\\" in lines:
+        if lines.count(b"\n") != after_first or b"\\" in lines:
             return None
         events = _parse_named(lines) or _parse_numbers(lines)
         return events if events is not None and len(events) == after_first + 1 else None
@@ -51,7 +55,7 @@ def backprop_event_parser() -> EventParser:
 def _parse_named(lines: bytes) -> ProgressBatch | None:
     """Decode lines that hold nothing but named numbers, straight into events."""
     try:
-        batch = ProgressBatch.read(lines.replace(b'"total_steps"', b'"totalSteps"') + b"\n")
+        batch = ProgressBatch.read(lines.replace(b'"total_steps"', b'"totalSteps"'))
     except NOT_PLAIN:
         return None
     return None if any(word in lines for word in _NOT_NAMED) else batch

@@ -108,7 +108,7 @@ def _read(path: str) -> Iterator[Progress]:
 def _as_lines(points: Sequence[Progress]) -> bytes:
     """Write points down as they are, all at once; with care where one holds what JSON has no word for."""
     if isinstance(points, ProgressBatch):
-        return points.text
+        return points.text if points.text.endswith(b"\n") else points.text + b"\n"
     try:
         lines = _encode_lines(points)
     except (*UNREADABLE, TypeError, OverflowError):
