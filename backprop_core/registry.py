@@ -178,7 +178,9 @@ class Journal:
 
         :raises StorageError: then the run must not start.
         """
+        began = now_s()
         self._storage.save(record)
+        self._saving_s += now_s() - began
         self.record = record
 
     def events(self, events: Sequence[Event]) -> None:
@@ -293,7 +295,9 @@ class Journal:
         cost = now_s() - began
         self._saving_s += cost
         self._behind_since_s = None
-        self._next_progress_s = now_s() + max(PROGRESS_EVERY_S, cost / PROGRESS_SHARE)
+        # What was spent counts, and so do the next save and the last one.
+        affordable_s = self._began_s + (self._saving_s + 2 * cost) / PROGRESS_SHARE
+        self._next_progress_s = max(now_s() + PROGRESS_EVERY_S, affordable_s)
         return is_saved
 
     def _try(self, write: Callable[[], None]) -> bool:

@@ -170,8 +170,26 @@ def test_progress_is_saved_as_seldom_as_keeps_writing_under_a_hundredth_of_the_t
         clock.s += 0.05
         journal.events([Progress(step=step)])
     assert len(storage.points) == 2000
-    assert len(storage.saves) == 5
-    assert len(storage.saves) * save_takes_s <= 0.011 * (clock.s - began_s)
+    assert len(storage.saves) == 4
+    journal.end(RunState.COMPLETED, None, None)
+    assert len(storage.saves) * save_takes_s <= 0.01 * (clock.s - began_s), "the end included"
+
+
+def test_checkpoints_take_their_part_of_the_time_from_progress(
+    journal: Journal, storage: FakeStorage, clock: Clock
+) -> None:
+    storage.on_save = lambda: setattr(clock, "s", clock.s + 0.1)
+    began_s = clock.s
+    journal.begin(running())
+    for step in range(600):
+        clock.s += 0.1
+        journal.events([Progress(step=step)])
+        if step % 200 == 199:
+            journal.events([CheckpointSaved(path=f"{step}.pt")])
+            assert storage.saves[-1].last_checkpoint == f"{step}.pt"
+    journal.end(RunState.COMPLETED, None, None)
+    assert 5 <= len(storage.saves) <= 7, "the begin, the first progress, three checkpoints, the end"
+    assert len(storage.saves) * 0.1 <= 0.012 * (clock.s - began_s)
 
 
 def test_with_a_quick_storage_progress_is_saved_every_five_seconds(

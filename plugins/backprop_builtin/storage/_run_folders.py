@@ -72,9 +72,11 @@ class RunFolders:
 
     @contextmanager
     def new_copies(self, lines: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
-        """Write copies of records beside those that there are, and give what puts them in place, durably.
+        """Write copies of records beside those that there are, and give what puts them in place; durable on leaving.
 
-        What takes long is done before any lock has to be held. What is not put in place is removed again.
+        What takes long is done before and behind the block, which may hold a lock. What is not put in place is removed
+        again. A power cut behind the block may leave older copies beside a newer store: nobody was told by then that
+        the records are saved.
         """
         written: dict[str, Path] = {}
         try:
@@ -84,6 +86,13 @@ class RunFolders:
                 with explained("write", path):
                     written[run_id] = write_beside(path, line, b"\n").path
             yield lambda: self._put_in_place(written, lines)
+            for run_id in lines:
+                folder = Path(self.path_of(run_id))
+                with (
+                    explained("write", folder),
+                    suppress(FileNotFoundError),
+                ):  # removed again by somebody else
+                    sync_folder(folder)
         finally:
             for temporary in written.values():
                 with suppress(OSError):
@@ -96,7 +105,6 @@ class RunFolders:
             with explained("write", path):
                 try:
                     os.rename(written[run_id], path)
-                    sync_folder(path.parent)
                 except FileNotFoundError:  # somebody has removed the run meanwhile
                     self.save_copy(run_id, lines[run_id])
             del written[run_id]
