@@ -253,9 +253,10 @@ class Supervisor:
         wants = now_s() >= self._deaf_until_s
         if wants and not self._is_stopping and self._sink.is_behind():
             wants, self._deaf_until_s = False, now_s()
+        if wants:
+            self._deaf_until_s = 0.0  # what is past would have us not sleep at all
         if wants and not self._is_listening:
             poll.register(self._output, select.POLLIN)
-            self._deaf_until_s = 0.0
         elif not wants and self._is_listening:
             poll.unregister(self._output)
         self._is_listening = wants

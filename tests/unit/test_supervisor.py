@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from backprop_core.supervisor import Control, Job, Supervisor, held_signals
+from backprop_core.records import ProcessExit
+from backprop_core.supervisor import COALESCE_S, Control, Job, Supervisor, held_signals
 
 
 class Sleepy:
@@ -41,7 +43,35 @@ class Sleepy:
 
 def test_who_posts_a_request_can_ring_so_that_nobody_needs_to_look_often(tmp_path: Path) -> None:
     script = "import signal\nsignal.signal(signal.SIGINT, lambda *_: exit(0))\nsignal.sigtimedwait([], 20)"
-    job = Job(
+    sink = Sleepy()
+    with held_signals() as signals:
+        ending = Supervisor(job_of(script, tmp_path), sink, signals).run()
+    assert ending.why == "the bell"
+    assert sink.ticks >= 2
+
+
+class Slow(Sleepy):
+    """A sink that takes longer over a little output than the supervisor rests after it."""
+
+    def tick(self) -> float:
+        return 60.0
+
+    def output(self, data: bytes) -> None:
+        signal.sigtimedwait([], 4 * COALESCE_S)
+
+
+def test_after_output_that_took_long_to_take_in_the_supervisor_sleeps(tmp_path: Path) -> None:
+    script = "import signal\nprint(1, flush=True)\nsignal.sigtimedwait([], 1)"
+    worked_s = -time.process_time()
+    with held_signals() as signals:
+        ending = Supervisor(job_of(script, tmp_path), Slow(), signals).run()
+    worked_s += time.process_time()
+    assert ending.exit == ProcessExit(code=0)
+    assert worked_s < 0.4
+
+
+def job_of(script: str, tmp_path: Path) -> Job:
+    return Job(
         argv=(sys.executable, "-c", script),
         environment=dict(os.environ),
         cwd=tmp_path,
@@ -50,8 +80,3 @@ def test_who_posts_a_request_can_ring_so_that_nobody_needs_to_look_often(tmp_pat
         max_pause_s=60.0,
         time_box_file=tmp_path / "time-box.json",
     )
-    sink = Sleepy()
-    with held_signals() as signals:
-        ending = Supervisor(job, sink, signals).run()
-    assert ending.why == "the bell"
-    assert sink.ticks >= 2
