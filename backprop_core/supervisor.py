@@ -135,6 +135,8 @@ class Supervisor:
         self._is_over = False
         self._is_listening = True
         self._deaf_until_s = 0.0
+        self._rested_at_s = 0.0
+        self._gathered_bytes = 0
         self._is_suspending = False
         self._is_stopping = False
 
@@ -270,10 +272,18 @@ class Supervisor:
         if not data:
             self._is_drained = True
             return False
+        self._gathered_bytes += len(data)
         if len(data) < SMALL_BYTES:
-            self._deaf_until_s = now_s() + COALESCE_S
+            self._rest()
         self._sink.output(data)
         return True
+
+    def _rest(self) -> None:
+        """Read no more for a moment: while half of the pipe fills, at the pace since the last rest."""
+        now = now_s()
+        pace_s = (now - self._rested_at_s) / self._gathered_bytes
+        self._deaf_until_s = now + min(COALESCE_S, PIPE_BYTES / 2 * pace_s)
+        self._rested_at_s, self._gathered_bytes = now, 0
 
     def _on_messages(self) -> None:
         try:
