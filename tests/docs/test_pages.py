@@ -56,6 +56,8 @@ NOT_RUN = {
         "pip install './contrib/backprop-trainers[test,trainers]' && pytest contrib/backprop-trainers",
     ),
     ("docs/explanation/performance.md", "python -m benchmarks"),
+    ("docs/how-to/keras.md", "manager.restore_or_initialize()"),
+    ("docs/how-to/keras.md", 'if path := os.environ.get("BACKPROP_RESUME_FROM"):'),
     ("docs/how-to/plugins/publish-a-plugin.md", "backprop-house/"),
     (
         "docs/how-to/timm.md",
@@ -299,6 +301,16 @@ def test_lines_from_a_script_stand_in_the_script_that_the_page_shows(page: Path)
             for line in block.lines:
                 missing = [part for part in line.split("...") if part.strip(" ,") not in scripts]
                 assert missing == [], f"line {block.line}"
+
+
+@pytest.mark.parametrize("page", PLAYED, ids=name)
+def test_text_is_the_output_of_a_command_or_says_what_else_it_is(page: Path) -> None:
+    has_run = False
+    for block in blocks(page):
+        is_here = is_executed_here(block)
+        assert has_run or not is_here or block.kind != "text", f"line {block.line}: what is it?"
+        assert not block.first_line.startswith("backprop ") or block.kind == "sh", f"line {block.line}: is sh"
+        has_run |= is_here and block.kind == "sh" and "each line" not in block.notes
 
 
 @pytest.mark.parametrize("page", PLAYED, ids=name)
