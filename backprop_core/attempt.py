@@ -43,7 +43,16 @@ from .plugins import Plugins
 from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
 from .settings import RECORDED, Resolved
 from .states import RESUMABLE, RunState
-from .supervisor import STOP_SIGNALS, Ending, Job, Signals, Supervisor, held_signals, late_stop
+from .supervisor import (
+    STOP_SIGNALS,
+    Ending,
+    Job,
+    Signals,
+    Supervisor,
+    WaitingKeeper,
+    held_signals,
+    late_stop,
+)
 
 OBSERVERS_S = 5.0
 CANNOT_START = 127
@@ -119,16 +128,21 @@ def run(
     admitted = admit(order, plugins, storage, view)
     for warning in admitted.warnings:
         view.tell(warning)
+    keeper = None
     try:
+        # What is made ready and saved until the script may start takes as long as its start does.
+        keeper = WaitingKeeper((order.lock, admitted.slot.fd))
         record = begin(order, admitted, plugins)
         probe = admitted.reader.probe if admitted.reader else None
         job = prepare(order, admitted.gpus, probe, plugins)
         journal = registry.Journal(storage, record, view.tell)
         with held_signals(on_hangup=not order.is_detached) as signals:
             journal.begin(record)
-            result = follow(order, admitted, plugins, view, journal, job, signals, goes_on)
+            result = follow(order, admitted, plugins, view, journal, job, signals, keeper, goes_on)
             return msgspec.structs.replace(result, asked=result.asked or late_stop(signals))
     finally:
+        if keeper is not None:
+            keeper.let_go()
         admitted.slot.close()
 
 
@@ -293,6 +307,7 @@ def follow(  # what an attempt is made of
     journal: registry.Journal,
     job: Job,
     signals: Signals,
+    keeper: WaitingKeeper,
     goes_on: GoesOn,
 ) -> Result:
     """Run the script to its end and save the final record."""
@@ -319,8 +334,7 @@ def follow(  # what an attempt is made of
     )
     if limit := order.request.limits.gpu_memory_limit:
         view.tell(f"GPU memory limit {limit}: {journal.record.memory_layer or 'no GPU to hold it on'}")
-    job = msgspec.structs.replace(job, locks=(order.lock, admitted.slot.fd))
-    supervisor = Supervisor(job, following, signals)
+    supervisor = Supervisor(job, following, signals, keeper)
     following.wake = supervisor.wake
     ending = supervisor.run()
     following.end()

@@ -43,7 +43,7 @@ Signals = tuple[socket, socket]
 
 
 class Job(Record, frozen=True):
-    """What the keeper is to start and hold. `locks` are descriptors that stay open as long as it lives."""
+    """What the keeper is to start and hold."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -52,7 +52,6 @@ class Job(Record, frozen=True):
     grace_s: float
     max_pause_s: float
     time_box_file: Path
-    locks: tuple[int, ...] = ()
 
 
 class Ending(Record, frozen=True):
@@ -114,14 +113,61 @@ class Sink(Protocol):
         """The person brought us back with `fg`."""
 
 
+class WaitingKeeper:
+    """A keeper that starts meanwhile and waits for its plan; let go without one, it leaves no trace.
+
+    `locks` are descriptors that stay open as long as it lives, `script_end` is the script's end of the output pipe, by
+    the number that it has in the keeper.
+
+    :raises BackpropError: when it does not start.
+    """
+
+    def __init__(self, locks: Sequence[int]) -> None:
+        self._output, self.script_end = os.pipe()
+        self._control, theirs = socketpair()
+        self.locks = tuple(locks)
+        self._is_ours = True
+        with suppress(OSError):  # a user's pipes may take 64 MiB in all; the default of 64 KiB works too
+            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        # Elsewhere than on Linux, what a killed keeper leaves is out of reach.
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            inherited = (theirs.fileno(), self._output, self.script_end, *locks)
+            self._pid = _spawn(command(theirs.fileno()), inherited)
+        except BaseException:
+            os.close(self._output)
+            raise
+        finally:
+            theirs.close()
+            os.close(self.script_end)
+
+    def take(self) -> tuple[int, socket, int]:
+        """Hand over its process id, the control socket and our end of the output pipe."""
+        self._is_ours = False
+        return self._pid, self._control, self._output
+
+    def let_go(self) -> None:
+        """Have it leave, and wait for that, unless it was taken: its locks are free again then."""
+        if not self._is_ours:
+            return
+        self._is_ours = False
+        with suppress(OSError):  # a plugin may have closed what is not its own
+            self._control.close()
+        with suppress(OSError):
+            os.close(self._output)
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+
 class Supervisor:
     """Supervises one attempt in the calling thread, which must be the main one.
 
     :param signals: Where the signals that we serve arrive, from `held_signals`.
     """
 
-    def __init__(self, job: Job, sink: Sink, signals: Signals) -> None:
+    def __init__(self, job: Job, sink: Sink, signals: Signals, keeper: WaitingKeeper) -> None:
         self._job = job
+        self._waiting = keeper
         self._sink = sink
         self._wakeup = signals
         self._sent = b""
@@ -168,9 +214,10 @@ class Supervisor:
 
     def run(self) -> Ending:
         """Start the script, follow it to its end, and return when nothing of it is left."""
-        self._start_keeper()
+        self._keeper, self._control, self._output = self._waiting.take()
         try:
-            self._follow()
+            if self._give_plan():
+                self._follow()
         finally:
             with suppress(OSError):
                 self._control.close()
@@ -179,32 +226,26 @@ class Supervisor:
         self._reap_keeper()
         return msgspec.structs.replace(self._ending, asked=self._asked)
 
-    def _start_keeper(self) -> None:
-        read_end, write_end = os.pipe()
-        ours, theirs = socketpair()
-        with suppress(OSError):  # a user's pipes may take 64 MiB in all; the default of 64 KiB works too
-            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        inherited = (theirs.fileno(), read_end, write_end, *self._job.locks)
-        prctl(
-            PR_SET_CHILD_SUBREAPER, 1
-        )  # elsewhere than on Linux, what a killed keeper leaves is out of reach
-        self._keeper = _spawn(command(theirs.fileno()), inherited)
-        theirs.close()
-        os.close(write_end)
-        self._output, self._control = read_end, ours
-        self._plan(read_end, write_end)
-        ours.setblocking(False)
-        os.set_blocking(read_end, False)
+    def _give_plan(self) -> bool:
+        """Let the keeper start the script; False where somebody has closed what we reach it by."""
+        try:
+            self._plan()
+            self._control.setblocking(False)
+            os.set_blocking(self._output, False)
+        except OSError:
+            self._on_descriptors_gone()
+            return False
+        return True
 
-    def _plan(self, read_end: int, write_end: int) -> None:
+    def _plan(self) -> None:
         job = self._job
         plan = {
             "argv": job.argv,
             "env": dict(job.environment),
             "cwd": str(job.cwd),
-            "output": write_end,
-            "drain": read_end,
-            "locks": job.locks,
+            "output": self._waiting.script_end,
+            "drain": self._output,
+            "locks": self._waiting.locks,
             "limit_s": job.limit_s,
             "grace_s": job.grace_s,
             "term_s": TERM_S,
