@@ -330,12 +330,12 @@ def _by_kind(events: Sequence[Event]) -> tuple[Sequence[Progress], Sequence[Chec
 
 def _stamped(points: Sequence[Progress], now: int) -> Sequence[Progress]:
     """Note when points were read; of a large batch, which came at one moment, only on the last one."""
+    if len(points) <= STAMPED_POINTS:
+        return [point if point.at else msgspec.structs.replace(point, at=now) for point in points]
     if isinstance(points, ProgressBatch):
         points.stamp(now)
         return points
-    if len(points) > STAMPED_POINTS:
-        return [*points[:-1], msgspec.structs.replace(points[-1], at=now)]
-    return [point if point.at else msgspec.structs.replace(point, at=now) for point in points]
+    return [*points[:-1], msgspec.structs.replace(points[-1], at=now)]
 
 
 def _with_progress(record: RunRecord, points: Sequence[Progress]) -> RunRecord:

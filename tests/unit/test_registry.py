@@ -14,7 +14,15 @@ from backprop_core import registry
 from backprop_core.errors import NotFoundError, StorageError, UsageError
 from backprop_core.holding import make_folder
 from backprop_core.identity import RUN_ID
-from backprop_core.records import Attempt, CheckpointSaved, PauseSpan, ProcessExit, Progress, RunRecord
+from backprop_core.records import (
+    Attempt,
+    CheckpointSaved,
+    PauseSpan,
+    ProcessExit,
+    Progress,
+    ProgressBatch,
+    RunRecord,
+)
 from backprop_core.registry import Journal, find, new_attempt, new_id
 from backprop_core.states import FINAL, RunState
 
@@ -278,6 +286,14 @@ def test_a_storage_that_fails_while_the_script_runs_is_told_once_and_what_is_los
 def test_a_large_batch_notes_its_one_moment_on_the_last_point(journal: Journal, storage: FakeStorage) -> None:
     journal.events([Progress(step=step) for step in range(registry.STAMPED_POINTS + 1)])
     assert [point.at for point in storage.points] == [None] * registry.STAMPED_POINTS + [1_000_000]
+
+
+@pytest.mark.parametrize(("count", "noted"), [(3, [1_000_000] * 3), (1000, [None] * 999 + [1_000_000])])
+def test_what_a_parser_read_at_once_has_its_moment_on_each_point_of_a_small_batch(
+    journal: Journal, storage: FakeStorage, count: int, noted: list[int | None]
+) -> None:
+    journal.events(ProgressBatch.read(b'{"step": 1, "metrics": {"sent": 2.5}}\n' * count))
+    assert [point.at for point in storage.points] == noted
 
 
 # Attempts --------------------------------------------------------------------------------------
