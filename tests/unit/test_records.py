@@ -79,6 +79,8 @@ def test_the_keys_are_those_of_the_format_in_camel_case() -> None:
         "cause": None,
         "firstStep": None,
         "lastStep": None,
+        "firstEpoch": None,
+        "lastEpoch": None,
         "saves": 0,
         "lostWrites": 0,
     }
