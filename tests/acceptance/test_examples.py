@@ -89,6 +89,7 @@ def test_the_iris_data_are_the_published_ones() -> None:
     assert measures[37] == ("4.9", "3.6", "1.4", "0.1")
 
 
+@pytest.mark.soak
 def test_the_iris_network_names_flowers_it_has_never_seen(tmp_path: Path) -> None:
     lines = train("train_iris.py", tmp_path)
     assert last_value(lines, "test_accuracy") >= 0.93

@@ -90,7 +90,14 @@ class Story:
         assert done.returncode == code, self.shown
 
 
-@pytest.mark.parametrize("page", STORIES, ids=name)
+SLOW_STORIES = {"test-a-plugin.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.soak) if page.name in SLOW_STORIES else page for page in STORIES],
+    ids=name,
+)
 @pytest.mark.parametrize(
     "left_out", [SLOW_IN_CONTRACTS, pytest.param("", marks=pytest.mark.soak)], ids=["quick", "whole"]
 )

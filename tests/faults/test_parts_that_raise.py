@@ -167,7 +167,7 @@ def test_storage_that_recovers_before_the_end_keeps_the_end_and_the_count_of_wha
     record = frail.project.record()
     lost = record["attempts"][-1]["lostWrites"]
     assert (record["status"], record["lastStep"], len(record["checkpoints"])) == ("completed", 2, 1)
-    assert lost >= 2
+    assert lost >= 1, "steps and the checkpoint may be read, and lost, at once or one after the other"
     assert f"its end is recorded; {lost} writes of metrics and states before it are lost" in done.err
 
 

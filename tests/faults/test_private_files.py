@@ -26,8 +26,15 @@ def modes(root: Path) -> dict[str, int]:
     return {str(path.relative_to(root)): stat.S_IMODE(status.st_mode) for path, status in found.items()}
 
 
-@pytest.mark.parametrize("umask", ["0000", "0777"])
-@pytest.mark.parametrize("storage", ["json", "sqlite"])
+@pytest.mark.parametrize(
+    ("storage", "umask"),
+    [
+        ("json", "0000"),
+        ("sqlite", "0777"),
+        pytest.param("json", "0777", marks=pytest.mark.soak),
+        pytest.param("sqlite", "0000", marks=pytest.mark.soak),
+    ],
+)
 def test_every_file_is_for_its_user_alone_under_any_umask(project: Project, umask: str, storage: str) -> None:
     if umask == "0777" and os.geteuid() != 0:
         pytest.skip("the interpreter itself cannot work with what it makes then, unless it is root's")
