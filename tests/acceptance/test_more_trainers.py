@@ -26,14 +26,17 @@ for path in sys.argv[1:]:
 
 
 def newest_epoch(project: Project) -> int | None:
-    """Return the newest epoch among the checkpoints that are whole, from what is in them."""
+    """Return the newest epoch among the checkpoints that are whole, from what is in them.
+
+    Ultralytics says a word of its own where it has no settings yet.
+    """
     whole = [entry["path"] for entry in checkpoints(project) if entry["valid"]]
     if not whole:
         return None
     done = subprocess.run(
         [PYTHON, "-c", EPOCHS, *whole], cwd=project.folder, stdout=subprocess.PIPE, check=True, timeout=300
     )
-    return max(int(line) for line in done.stdout.split())
+    return max(int(line) for line in done.stdout.split(b"\n") if line.isdigit())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,8 @@ def test_it_goes_on_in_the_epoch_after_its_newest_whole_checkpoint_past_one_that
     assert project.record()["framework"] == page
     found = checkpoints(project)
     assert {Path(entry["path"]).name.partition(".")[0].rstrip("-0123456789") for entry in found} == names
-    assert all(entry["valid"] for entry in found)
+    gone = "does not exist"  # timm keeps the newest three
+    assert all(entry["valid"] or entry["problem"] == gone for entry in found), found
     newest = next(Path(entry["path"]) for entry in found if entry["isNext"])
     cut(newest)
     epoch = newest_epoch(project)
