@@ -141,7 +141,7 @@ def _code_for(record: RunRecord, script: Script, view: View, *, may_change: bool
     if not may_change:
         return refuse_other_code(record, script)
     now = code_of(script)
-    for text in differences(record.code, now, script) if record.code else ():
+    for text in differences(record.code or Code(), now, script):
         view.tell(text)
     return now
 
@@ -152,7 +152,7 @@ def refuse_other_code(record: RunRecord, script: Script) -> Code:
     :raises UsageError: when it is not.
     """
     now = code_of(script)
-    if found := differences(record.code, now, script) if record.code else ():
+    if found := differences(record.code or Code(), now, script):
         raise UsageError("; ".join(found), "bring it back, or leave out --same-code")
     return now
 
