@@ -41,7 +41,9 @@ from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins
 from .records import Gpu, GpuIdentity, ProcessExit, Record, RunRecord, RunRequest
+from .recovery import end_abandoned
 from .settings import RECORDED, Resolved
+from .slots import Slot
 from .states import RESUMABLE, RunState
 from .supervisor import (
     STOP_SIGNALS,
@@ -130,6 +132,7 @@ def run(
         view.tell(warning)
     keeper = None
     try:
+        clear_slot(admitted.slot, order.home, view)
         # What is made ready and saved until the script may start takes as long as its start does.
         keeper = WaitingKeeper((order.lock, admitted.slot.fd))
         record = begin(order, admitted, plugins)
@@ -164,6 +167,13 @@ def admit(order: Order, plugins: Plugins, storage: Storage, view: View) -> Admit
         if limit_s <= 0:
             raise
         return _wait(order, door, storage, view, limit_s, error.reasons)
+
+
+def clear_slot(slot: Slot, home: Path, view: View) -> None:
+    """End what the last run in this slot has left, where it was killed together with those who would have."""
+    if slot.left_by is not None and (count := end_abandoned(home, slot.left_by)):
+        processes = "process" if count == 1 else "processes"
+        view.tell(f"ended {count} {processes} that run {slot.left_by} had left behind")
 
 
 def patience_s(order: Order, reasons: Sequence[str]) -> float:
@@ -348,6 +358,7 @@ def follow(  # what an attempt is made of
         cause=outcome.cause,
         goes_on=lambda record: None if asked else goes_on(record),
     )
+    admitted.slot.give_back()
     observers.tell("backprop_run_finished", run=journal.record)
     log.close()
     for busy in observers.drain(OBSERVERS_S):

@@ -152,7 +152,6 @@ class Following:
         self._deadline_s = deadline_s
         self._started_s = self._quiet_since_s = now_s()
         self._name_keeper(keeper)
-        self._admitted.slot.close()
         self._monitor = Monitor(
             self._plugins,
             self._admitted.reader,
@@ -219,6 +218,7 @@ class Following:
             self.continued(self._deadline_s)
 
     def suspended(self) -> None:
+        self._admitted.slot.close()  # the keeper has it, and may end the run while we stand still
         self._view.suspend()
 
     def resumed(self) -> None:

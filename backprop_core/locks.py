@@ -148,6 +148,18 @@ def write_line(fd: int, line: bytes) -> None:
         raise StorageError(f"a lock file cannot be written: {error.strerror}") from error
 
 
+def read_line(fd: int) -> bytes:
+    """Read what the file says, held or not; b"" where there is no whole line.
+
+    :raises StorageError: when it cannot be read.
+    """
+    try:
+        line, end, _ = os.pread(fd, _READ_LIMIT, 0).partition(b"\n")
+    except OSError as error:
+        raise StorageError(f"a lock file cannot be read: {error.strerror}") from error
+    return line.strip() if end else b""
+
+
 def read_held(path: Path) -> bytes | None:
     """Read what the holder of the file's lock wrote into it; None when nobody holds it.
 

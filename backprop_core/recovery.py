@@ -18,7 +18,7 @@ from pathlib import Path
 from .clock import now_ms, now_s
 from .errors import StorageError
 from .holding import Holder, holder_of, make_folder, run_folder, signature
-from .identity import Process, environment_of, look_at, newest_pid, processes, send
+from .identity import RUN_ID, Process, environment_of, look_at, newest_pid, processes, send
 from .interfaces import Storage
 from .locks import open_lock_file, try_lock
 from .records import Record, RunRecord
@@ -124,6 +124,21 @@ def reap(storage: Storage, home: Path, run_id: str) -> RunRecord | None:
         lost = ended(current, RunState.LOST, reason=GONE)
         storage.save(lost)
         return lost
+
+
+def end_abandoned(home: Path, run_id: str) -> int:
+    """End what a run that nobody saw to its end has left, whatever a record says; returns how many were met.
+
+    One that somebody holds is left alone.
+    """
+    folder = home / "runs" / run_id
+    if not RUN_ID.fullmatch(run_id) or not folder.is_dir():
+        return 0
+    with lock_of(folder) as (descriptor, is_ours):
+        holder = signature(descriptor)
+        if not is_ours and (holder is None or not holder.is_gone):
+            return 0
+        return end_leftovers(folder, holder, is_held_by_us=is_ours)
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 Everything is the lock of a file in one folder, so that nothing outlives whoever held it::
 
     admission.lock   held by whoever decides about a start
-    slots/1 2 ...    one held for each run, by its keeper; the content is its Holder
+    slots/1 2 ...    one held for each run, by its supervisor and its keeper; the content is its Holder
     queue.lock       held by whoever joins the queue
     queue/000...7    a ticket, held by its waiter; the content is its Waiter
 
-The content of a file whose lock nobody holds is what somebody left behind and means nothing.
+The content of a file whose lock nobody holds is what somebody left behind and means nothing; but a slot that is
+free and has some was not given back: whoever takes it sees to it that nothing of that run is left.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .locks import (
     open_lock_file,
     private_folder,
     read_held,
+    read_line,
     try_lock,
     write_line,
 )
@@ -78,11 +80,16 @@ _Content = TypeVar("_Content", Holder, Waiter)
 
 
 class Slot:
-    """A slot that this process holds; so does every process that inherits `fd`, until the last one ends."""
+    """A slot that this process holds; so does every process that inherits `fd`, until the last one ends.
 
-    def __init__(self, fd: int, holder: Holder) -> None:
+    `left_by` is the run that held it last where nobody saw that run to its end; None where it was given back.
+    """
+
+    def __init__(self, fd: int, holder: Holder, left_by: str | None = None) -> None:
         self.fd = fd
         self.holder = holder
+        self.left_by = left_by
+        self._identity = _identity_of(fd)
         self._is_open = True
 
     def update(self, *, pid: int) -> None:
@@ -90,12 +97,22 @@ class Slot:
         self.holder = msgspec.structs.replace(self.holder, pid=pid)
         write_line(self.fd, msgspec.json.encode(self.holder))
 
+    def give_back(self) -> None:
+        """Let go of it, and leave word that nothing of the run is left."""
+        if self._is_there():
+            with suppress(StorageError):  # whoever takes it next then looks whether something is
+                write_line(self.fd, b"")
+        self.close()
+
     def close(self) -> None:
         """Let go of it here: it is free unless somebody inherited it. Closing twice is no error."""
-        if self._is_open:
-            self._is_open = False
-            with suppress(OSError):  # a plugin may have closed it
-                os.close(self.fd)
+        if self._is_there():
+            os.close(self.fd)
+        self._is_open = False
+
+    def _is_there(self) -> bool:
+        """Tell whether the descriptor is still the slot's: a plugin may have closed it, and opened another file."""
+        return self._is_open and _identity_of(self.fd) == self._identity
 
 
 class Ticket:
@@ -172,7 +189,8 @@ class Slots:
         if len(held) >= max_parallel:
             return None
         holder = Holder(run_id=run_id, name=name, pid=os.getpid(), since_ms=now_ms(), gpus=tuple(gpus))
-        slot = Slot(self._lock_lowest(held), holder)
+        descriptor = self._lock_lowest(held)
+        slot = Slot(descriptor, holder, _left_by(descriptor))
         try:
             write_line(slot.fd, msgspec.json.encode(holder))
         except StorageError:
@@ -372,6 +390,22 @@ def _read(path: Path, kind: type[_Content]) -> _Content | None:
         return msgspec.json.decode(line, type=kind)
     except msgspec.MsgspecError:
         return kind(run_id="?")
+
+
+def _identity_of(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _left_by(fd: int) -> str | None:
+    """Name the run that a slot's last holder wrote down and did not take back."""
+    try:
+        return msgspec.json.decode(read_line(fd), type=Holder).run_id
+    except msgspec.MsgspecError:
+        return None
 
 
 def _is_alive(ticket: Path) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from backprop_core.identity import look_at, processes
+from backprop_core.holding import holder_of, run_folder
+from backprop_core.identity import RUN_ID, look_at, processes
 from backprop_core.locks import is_held, locked
 from backprop_core.slots import Slots, host_place
 
@@ -38,7 +39,7 @@ def repair_queue(patient: Patient, finding: Finding) -> None:
 
 
 def check_slots(patient: Patient) -> Iterator[Finding]:
-    """Find slots that somebody holds though the keeper that they were given to is gone."""
+    """Find slots that somebody holds though the keeper that they were given to is gone, and nobody ends its run."""
     folder = _machine_folder(patient)
     if folder is None:
         return
@@ -46,11 +47,19 @@ def check_slots(patient: Patient) -> Iterator[Finding]:
         keeper = look_at(holder.pid) if holder.pid else None
         if holder.pid is None or (keeper is not None and not keeper.is_dead):
             continue
+        if RUN_ID.fullmatch(holder.run_id) and is_supervised(run_folder(patient.home, holder.run_id)):
+            continue
         slot = folder / "slots" / name
         who = openers(slot)
         what = f"slot {name} is held for run {holder.run_id}, whose keeper is gone, by "
         hint = "end what holds it, or wait for it" if who else None
         yield Finding(kind="slot", where=str(slot), what=what + (listed(who) or "nobody visible"), hint=hint)
+
+
+def is_supervised(folder: Path) -> bool:
+    """Tell whether somebody who has signed for a run, and is alive, holds it."""
+    holder = holder_of(folder)
+    return holder is not None and not holder.is_gone
 
 
 def check_locks(patient: Patient) -> Iterator[Finding]:

@@ -15,9 +15,10 @@ import pytest
 from kit import Project, wait_for
 
 # Counts to as many as it is told to, ten in a time box, and then acts as if its time box were ending; the file `go`
-# must be there for that.
+# must be there for that. Fails where another one of the folder is at work.
 COUNTING = """
     import os, pathlib, sys, time
+    pathlib.Path("at-work").touch(exist_ok=False)
     from backprop_core import script
     saved = pathlib.Path(os.environ["BACKPROP_RUN_DIR"], "step.txt")
     source = script.resume_path()
@@ -33,6 +34,7 @@ COUNTING = """
         script._say_stopping()
         saved.write_text(str(step))
         script.checkpoint(saved)
+    pathlib.Path("at-work").unlink()
 """
 # Runs until the file `go` is there.
 HOLDING = """
