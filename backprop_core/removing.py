@@ -152,8 +152,8 @@ def _statuses(path: Path) -> Iterator[os.stat_result]:
     for shard in shards_of(path):
         yield shard.lstat()
     if path.is_dir() and not path.is_symlink():
-        for entry in os.scandir(path):
-            yield from _statuses(Path(entry.path))
+        for entry in path.iterdir():
+            yield from _statuses(entry)
 
 
 # --- removing -----------------------------------------------------------------------------------

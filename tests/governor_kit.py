@@ -87,6 +87,6 @@ def pauses(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def standing(project: Project, *words: object) -> dict[str, Any]:
     """What `backprop status --json` says."""
-    done = project.run("status", "--json", *words)
+    done = project.call("status", "--json", *words)
     assert done.code == 0, done.err
     return dict(json.loads(done.out))

@@ -25,7 +25,7 @@ SAVING = """
 
 def saved(project: Project) -> None:
     project.write("train.py", SAVING)
-    project.run("run", "train.py", "-f", "pytorch", "-n", "it", "--set", "checkpointGlob=*.bin")
+    project.call("run", "train.py", "-f", "pytorch", "-n", "it", "--set", "checkpointGlob=*.bin")
 
 
 def told(done: Done) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def told(done: Done) -> list[dict[str, Any]]:
 
 def test_each_is_told_with_its_step_and_how_it_was_learned(project: Project) -> None:
     saved(project)
-    found = told(project.run("checkpoints", "it", "--json"))
+    found = told(project.call("checkpoints", "it", "--json"))
     names = [entry["path"].rpartition("/")[2] for entry in found]
     assert names == ["said-step-1.pt", "step-2.pt", "step-3.pt", "named.bin"]
     assert [entry["learned"] for entry in found] == ["announced", "found", "found", "glob"]
@@ -51,7 +51,7 @@ def test_what_has_become_of_them_since_is_told(project: Project) -> None:
     (project.folder / "named.bin").unlink()
     cut(project.folder / "step-3.pt")
     found = {
-        entry["path"].rpartition("/")[2]: entry for entry in told(project.run("checkpoints", "it", "--json"))
+        entry["path"].rpartition("/")[2]: entry for entry in told(project.call("checkpoints", "it", "--json"))
     }
     assert [name for name, entry in found.items() if entry["isNext"]] == ["step-2.pt"]
     assert found["named.bin"]["problem"] == "does not exist"
@@ -69,7 +69,7 @@ def test_what_a_plugin_names_is_the_next(project: Project) -> None:
             return CheckpointSaved(path="elsewhere.weights", step=9)
     """
     project.write("naming.py", source)
-    found = told(project.run("--plugin", "naming", "checkpoints", "it", "--json"))
+    found = told(project.call("--plugin", "naming", "checkpoints", "it", "--json"))
     assert [(entry["learned"], entry["step"], entry["isNext"]) for entry in found][-2:] == [
         ("glob", None, False),
         ("plugin", 9, True),
@@ -92,16 +92,16 @@ def test_without_json_it_is_a_table(project: Project) -> None:
 def test_what_lies_there_is_shown_when_the_script_is_gone(project: Project) -> None:
     saved(project)
     (project.folder / "train.py").unlink()
-    done = project.run("checkpoints", "it", "--json")
+    done = project.call("checkpoints", "it", "--json")
     assert len(json.loads(done.out)) == 4
     assert "only what is recorded is shown" in done.err
 
 
 def test_a_run_without_any_says_so(project: Project) -> None:
     project.write("train.py", "")
-    project.run("run", "train.py", "-n", "none")
-    done = project.run("checkpoints", "none")
+    project.call("run", "train.py", "-n", "none")
+    done = project.call("checkpoints", "none")
     assert (done.code, done.out) == (0, "")
     assert "no checkpoint of run none" in done.err
-    assert told(project.run("checkpoints", "none", "--json")) == []
-    assert project.run("checkpoints", "nobody").code == 66
+    assert told(project.call("checkpoints", "none", "--json")) == []
+    assert project.call("checkpoints", "nobody").code == 66

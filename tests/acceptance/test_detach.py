@@ -34,7 +34,7 @@ def test_it_returns_after_admission_with_the_id_and_the_run_goes_on(project: Pro
     project.write("go", "")
     record = project.wait_for_state("completed")
     assert (record["lastStep"], len(record["attempts"])) == (1, 1)
-    assert project.run("logs", "it").out.endswith("went on\n")
+    assert project.call("logs", "it").out.endswith("went on\n")
 
 
 def test_the_id_is_told_and_the_code_is_0_however_soon_the_run_is_over(project: Project) -> None:
@@ -55,7 +55,7 @@ def test_a_refused_run_exits_75_with_the_reasons_and_leaves_no_record(project: P
     assert list((project.home / "runs").iterdir()) == []
     forced = project.run("run", "train.py", "--detach", "--force")
     assert forced.code == 0
-    assert project.run("stop", "last").code == 0
+    assert project.call("stop", "last").code == 0
 
 
 def test_a_resume_that_is_refused_after_waiting_loses_nothing_of_the_run(project: Project) -> None:
@@ -96,7 +96,7 @@ def test_the_agent_counts_attempts_as_the_foreground_does(project: Project) -> N
     record = wait_for(lambda: len(project.record()["attempts"]) == 2 and project.record(), "the next attempt")
     assert record
     project.wait_for_state("timeboxed")
-    assert project.run("logs", "last").out == "attempt 1\nattempt 2\n"
+    assert project.call("logs", "last").out == "attempt 1\nattempt 2\n"
 
 
 def test_it_outlives_the_terminal_that_it_was_started_from(project: Project) -> None:
@@ -142,7 +142,7 @@ def test_stop_takes_a_run_that_waits_for_its_turn_out_of_the_queue(project: Proj
     )
     assert record
     assert record["status"] == "queued"
-    assert project.run("stop", "it").code == 0
+    assert project.call("stop", "it").code == 0
     assert project.end(waiting).code == 143
     assert project.records() == []
     assert list((project.home / "runs").iterdir()) == []

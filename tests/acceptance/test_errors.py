@@ -22,7 +22,7 @@ def files_in(place: Path) -> dict[str, tuple[int, bytes]]:
 def complaint(project: Project, *words: object, code: int, env: dict[str, str | None] | None = None) -> str:
     """Run a command that must fail; return what it says, having seen that nothing was written or printed."""
     before = files_in(project.place)
-    done = project.run(*words, env=env)
+    done = project.call(*words, env=env)
     assert (done.code, done.out) == (code, ""), done
     assert files_in(project.place) == before
     assert is_brief(done), done.err
@@ -163,7 +163,7 @@ def test_a_home_that_cannot_be_used_is_an_error(project: Project) -> None:
     project.write("train.py", "open('ran', 'w')")
     project.home.mkdir()
     os.chmod(project.home, 0o777)
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 2
     assert is_brief(done)
     project.home.rmdir()
@@ -194,7 +194,7 @@ def test_help_and_version_work_beside_a_broken_project(project: Project) -> None
 
 
 def test_every_documented_option_of_run_is_in_its_help(project: Project) -> None:
-    shown = project.run("run", "--help", env={"COLUMNS": "200"}).out
+    shown = project.call("run", "--help", env={"COLUMNS": "200"}).out
     options = (
         "-m --max-run-minutes -f --framework -c --checkpoint-every-minutes -r --resume-from --run-id -n --name -g "
         "--gpu-memory-limit -p --max-parallel --min-free-ram --gpu-probe --gpu-min-vram --gpu-max-temp --gpus "

@@ -76,28 +76,28 @@ def wait_for_the_clock(project: Project) -> None:
 
 def test_a_newest_one_that_was_cut_short_is_passed_over_aloud(project: Project) -> None:
     project.write("train.py", SILENT)
-    project.run("run", "train.py", "-f", "pytorch", "--", "out")
+    project.call("run", "train.py", "-f", "pytorch", "--", "out")
     broken = cut(project.folder / "out" / "step-3.pt")
-    again = project.run("resume", "last")
+    again = project.call("resume", "last")
     assert again.out.startswith("from step-2.pt\n")
     assert f"backprop: passing over the checkpoint {broken}: it was cut short\n" in again.err
 
 
 def test_a_script_that_looks_for_its_checkpoint_itself_is_told_of_the_broken_one(project: Project) -> None:
     project.write("train.py", SILENT.replace('os.environ.get("BACKPROP_RESUME_FROM")', "None"))
-    project.run("run", "train.py", "-f", "pytorch", "--", "out")
+    project.call("run", "train.py", "-f", "pytorch", "--", "out")
     broken = cut(project.folder / "out" / "step-3.pt")
-    told = project.run("--dry-run", "resume", "last").err
+    told = project.call("--dry-run", "resume", "last").err
     advice = "the script looks for one by itself: move this one away, or it may be taken"
     assert f"passing over the checkpoint {broken}: it was cut short; {advice}\n" in told
 
 
 def test_with_all_of_them_broken_it_starts_afresh_aloud(project: Project) -> None:
     project.write("train.py", SILENT)
-    project.run("run", "train.py", "-f", "pytorch", "--", "out")
+    project.call("run", "train.py", "-f", "pytorch", "--", "out")
     for path in (project.folder / "out").iterdir():
         cut(path)
-    again = project.run("resume", "last")
+    again = project.call("resume", "last")
     assert again.out.startswith("from None\n")
     assert again.err.count("it was cut short") == 3
     assert "no checkpoint can be used: starting afresh" in again.err
@@ -106,7 +106,7 @@ def test_with_all_of_them_broken_it_starts_afresh_aloud(project: Project) -> Non
 def test_one_that_was_cut_short_at_the_end_is_remembered_as_broken_and_not_counted(project: Project) -> None:
     script = SILENT.replace('print("saved"', 'os.truncate(out / f"step-{step}.pt", 100); print("saved"')
     project.write("train.py", script)
-    project.run("run", "train.py", "-f", "pytorch", "--", "out")
+    project.call("run", "train.py", "-f", "pytorch", "--", "out")
     assert names(project.record()["checkpoints"]) == ["step-1.pt", "step-2.pt"]
     assert ledger(project)["step-3.pt"]["problem"] == "was cut short"
 
@@ -136,7 +136,7 @@ def test_what_is_announced_is_remembered_as_announced_with_its_size(project: Pro
         '        print(\'{"event": "checkpoint_saved", "path": "out/step-%d.pt"}\' % step, flush=True)\n',
     )
     project.write("train.py", script)
-    project.run("run", "train.py", "-f", "pytorch", "--", "out")
+    project.call("run", "train.py", "-f", "pytorch", "--", "out")
     assert names(project.record()["checkpoints"]) == ["step-1.pt", "step-2.pt", "step-3.pt"]
     known = ledger(project)
     assert {entry["learned"] for entry in known.values()} == {"announced"}
@@ -146,13 +146,13 @@ def test_what_is_announced_is_remembered_as_announced_with_its_size(project: Pro
 def test_a_folder_elsewhere_that_the_script_makes_is_searched(project: Project) -> None:
     project.write("train.py", SILENT)
     elsewhere = project.place / "elsewhere"
-    project.run("run", "train.py", "-f", "pytorch", "--", str(elsewhere))
+    project.call("run", "train.py", "-f", "pytorch", "--", str(elsewhere))
     assert project.record()["lastCheckpoint"] == str(elsewhere / "step-3.pt")
 
 
 def test_a_script_of_no_framework_is_not_searched_for(project: Project) -> None:
     project.write("train.py", SILENT)
-    project.run("run", "train.py", "--", "out")
+    project.call("run", "train.py", "--", "out")
     assert project.record()["checkpoints"] == []
 
 
@@ -203,10 +203,10 @@ def test_what_may_be_another_runs_is_left_out_aloud(project: Project) -> None:
     for name, other, done in (("a", "b", ended[0]), ("b", "a", ended[1])):
         assert project.record(name)["checkpoints"] == []
         assert f"may be those of run {project.record(other)['id']}" in done.err
-    again = project.run("resume", "a")
+    again = project.call("resume", "a")
     assert "may be those of run" in again.err
     assert "starting afresh" in again.err
-    project.run("resume", "a", "-r", "loose.pt")
+    project.call("resume", "a", "-r", "loose.pt")
     assert project.record("a")["attempts"][-1]["resumedFrom"] == str(project.folder / "loose.pt")
 
 
@@ -235,7 +235,7 @@ def test_runs_of_one_folder_one_after_the_other_are_no_neighbours(project: Proje
     project.write("train.py", BESIDE)
     (project.folder / "enough").touch()
     for name in "ab":
-        project.run("run", "train.py", "-f", "pytorch", "-n", name, "--", f"{name}.pt")
+        project.call("run", "train.py", "-f", "pytorch", "-n", name, "--", f"{name}.pt")
     assert [names(project.record(name)["checkpoints"]) for name in "ab"] == [["a.pt"], ["b.pt"]]
 
 
@@ -251,7 +251,7 @@ def test_a_script_that_announces_thousands_keeps_a_record_of_bounded_size_and_th
             print(json.dumps({"event": "checkpoint_saved", "path": f"step-{step}.pt"}), flush=step % 100 == 0)
         """,
     )
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 0
     assert done.err.count("more than 1,000 checkpoints") == 1
     assert "3000 checkpoints" in done.err
@@ -259,4 +259,4 @@ def test_a_script_that_announces_thousands_keeps_a_record_of_bounded_size_and_th
     assert (record["lastStep"], record["leftOutCheckpoints"]) == (3_000, 2_000)
     assert names([record["checkpoints"][0], record["lastCheckpoint"]]) == ["step-2001.pt", "step-3000.pt"]
     assert len(ledger(project)) == 3_000
-    assert "3000" in project.run("list").out.split()
+    assert "3000" in project.call("list").out.split()

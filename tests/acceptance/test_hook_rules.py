@@ -73,9 +73,9 @@ def through_a_life(project: Project, *words: str) -> str:
     project.wait_for_state("running")
     log = project.run_folder() / "output.log"
     wait_for(lambda: log.exists() and "step" in log.read_text(), "the first step")
-    project.run("pause", "last")
+    project.call("pause", "last")
     project.wait_for_state("paused")
-    project.run("unpause", "last")
+    project.call("unpause", "last")
     project.wait_for_state("running")
     (project.folder / "leave").touch()
     done = project.end(running)

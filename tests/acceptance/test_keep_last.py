@@ -25,7 +25,7 @@ SAVING = """
 
 def trained(project: Project, *arguments: str) -> None:
     project.write("train.py", SAVING)
-    project.run("run", "train.py", "-f", "pytorch", "-n", "it", "--", *arguments)
+    project.call("run", "train.py", "-f", "pytorch", "-n", "it", "--", *arguments)
 
 
 def left(project: Project) -> list[str]:
@@ -34,14 +34,14 @@ def left(project: Project) -> list[str]:
 
 def test_what_the_script_announced_goes_without_a_question(project: Project) -> None:
     trained(project, "say")
-    done = project.run("checkpoints", "it", "--keep-last", "2")
+    done = project.call("checkpoints", "it", "--keep-last", "2")
     assert done.code == 0
     assert left(project) == ["step-4.pt", "step-5.pt"]
     assert "deleted 3 checkpoints" in done.err
     record = project.record()
     assert [Path(path).name for path in record["checkpoints"]] == ["step-4.pt", "step-5.pt"]
     assert record["lastCheckpoint"].endswith("step-5.pt")
-    assert "step-3.pt" not in project.run("checkpoints", "it").out
+    assert "step-3.pt" not in project.call("checkpoints", "it").out
 
 
 def test_what_was_found_is_not_deleted_unasked(project: Project) -> None:
@@ -69,7 +69,7 @@ def test_a_person_is_asked(project: Project, answer: str, stay: int) -> None:
 def test_a_broken_newest_one_does_not_count_as_kept(project: Project) -> None:
     trained(project, "say")
     cut(project.folder / "out" / "step-5.pt")
-    project.run("checkpoints", "it", "--keep-last", "2", "--yes")
+    project.call("checkpoints", "it", "--keep-last", "2", "--yes")
     assert left(project) == ["step-3.pt", "step-4.pt"]
 
 
@@ -77,11 +77,11 @@ def test_with_no_more_than_that_nothing_is_deleted(project: Project) -> None:
     trained(project, "say")
     for step in (3, 4, 5):
         cut(project.folder / "out" / f"step-{step}.pt")
-    done = project.run("checkpoints", "it", "--keep-last", "2", "--yes")
+    done = project.call("checkpoints", "it", "--keep-last", "2", "--yes")
     assert (done.code, len(left(project))) == (0, 5)
     assert "nothing to delete" in done.err
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x"])
 def test_a_number_that_keeps_none_is_refused(project: Project, number: str) -> None:
-    assert project.run("checkpoints", "it", "--keep-last", number).code == 2
+    assert project.call("checkpoints", "it", "--keep-last", number).code == 2

@@ -31,7 +31,7 @@ def old_record(run_id: str, status: str = "completed", **more: Any) -> dict[str,
 
 def listed(project: Project, *words: object) -> list[str]:
     """The ids that `list --json` shows, in its order."""
-    done = project.run("list", "--json", *words)
+    done = project.call("list", "--json", *words)
     assert done.code == 0
     return [record["id"] for record in json.loads(done.out)]
 
@@ -73,21 +73,21 @@ def test_a_list_on_a_terminal_is_a_table_with_colours(project: Project) -> None:
 def test_list_json_is_one_document_of_whole_records(project: Project) -> None:
     project.write("train.py", "")
     for name in ("first", "second"):
-        project.run("run", "train.py", "-n", name)
-    done = project.run("list", "--json")
+        project.call("run", "train.py", "-n", name)
+    done = project.call("list", "--json")
     without = ("checksum",)  # which guards the file, and nothing else
     kept = [{k: v for k, v in one.items() if k not in without} for one in reversed(project.records())]
     assert [{k: v for k, v in one.items() if k not in without} for one in json.loads(done.out)] == kept
-    assert project.run("list", "--json", "--state", "failed").out == "[]\n"
-    one = json.loads(project.run("status", "first", "--json").out)
+    assert project.call("list", "--json", "--state", "failed").out == "[]\n"
+    one = json.loads(project.call("status", "first", "--json").out)
     assert one["id"] == project.record("first")["id"]
 
 
 def test_list_shows_the_newest_20_unless_told_otherwise_and_with_json_all(project: Project) -> None:
     states = ["completed", "failed", "stopped", "timeboxed", "lost"]
     remember(project, [old_record(f"r{n:02}", states[n % 5], startTime=ONCE + n) for n in range(30)])
-    assert len(project.run("list").out.splitlines()) == 1 + 20
-    assert len(project.run("list", "--all").out.splitlines()) == 1 + 30
+    assert len(project.call("list").out.splitlines()) == 1 + 20
+    assert len(project.call("list", "--all").out.splitlines()) == 1 + 30
     assert listed(project) == [f"r{n:02}" for n in reversed(range(30))]
     assert listed(project, "--limit", 2) == ["r29", "r28"]
     assert listed(project, "--state", "lost", "--limit", 3) == ["r29", "r24", "r19"]
@@ -110,8 +110,8 @@ def test_names_and_paths_with_escape_characters_are_shown_escaped(project: Proje
 
 def test_secrets_among_the_arguments_are_kept_and_not_shown(project: Project) -> None:
     project.write("train.py", "")
-    project.run("run", "train.py", "--", "--api-key", "s3cret", "--token=s3cret", "--lr", "0.1")
-    shown = project.run("status", "last").out
+    project.call("run", "train.py", "--", "--api-key", "s3cret", "--token=s3cret", "--lr", "0.1")
+    shown = project.call("status", "last").out
     assert "--api-key '***' '--token=***' --lr 0.1" in shown
     assert "s3cret" not in shown
     assert project.record()["scriptArgs"] == ["--api-key", "s3cret", "--token=s3cret", "--lr", "0.1"]
@@ -128,8 +128,8 @@ def test_records_of_the_oldest_kind_are_listed_kept_and_resumed(project: Project
         ],
     )
     assert listed(project) == ["old", "older"]
-    assert "/gone/train.py" in project.run("status", "older").out
-    done = project.run("resume", "old")
+    assert "/gone/train.py" in project.call("status", "older").out
+    done = project.call("resume", "old")
     assert (done.code, done.out) == (0, "attempt 2\n"), done
     records = json.loads(file.read_text())
     assert records["older"] == old_record("older", startTime=ONCE - 1, notes="keep me")
@@ -143,10 +143,10 @@ def test_an_old_record_whose_resume_is_refused_is_not_lost(project: Project) -> 
     file = remember(project, [old_record("old", "failed", scriptPath=str(script))])
     before = json.loads(file.read_text())
     project.machine(ram_free_gb=0.5)
-    assert project.run("resume", "old").code == 75
+    assert project.call("resume", "old").code == 75
     assert json.loads(file.read_text()) == before
     for words in (["--detach"], ["--detach", "--wait", "0.005"], ["--wait", "0.005"]):
-        assert project.run("resume", "old", *words).code == 75
+        assert project.call("resume", "old", *words).code == 75
         (record,) = json.loads(file.read_text()).values()
         assert record["status"] == "failed"
 
@@ -159,17 +159,17 @@ def test_an_old_record_of_a_run_that_nobody_holds_is_lost(project: Project) -> N
 
 def test_what_another_machine_has_recorded_is_shown_with_a_doubt_and_left_alone(project: Project) -> None:
     project.write("train.py", "")
-    project.run("run", "train.py", "--run-id", "far")
+    project.call("run", "train.py", "--run-id", "far")
     store = project.home / "experiments.json"
     record = {**project.record("far"), "status": "running", "host": "elsewhere"}
     record.pop("checksum")
     store.write_text(json.dumps({"far": record}))
-    listed = project.run("list")
+    listed = project.call("list")
     assert listed.out.splitlines()[1].split()[2] == "running?"
     assert "another machine or container" in listed.err
-    assert project.run("list", "--json").json[0]["status"] == "running"
-    assert "held by    machine elsewhere: " in project.run("status", "far").out
-    resumed = project.run("resume", "far")
+    assert project.call("list", "--json").json[0]["status"] == "running"
+    assert "held by    machine elsewhere: " in project.call("status", "far").out
+    resumed = project.call("resume", "far")
     assert resumed.code == 2
     assert "it is held by machine elsewhere" in resumed.err
     assert json.loads(store.read_text())["far"] == record
@@ -178,23 +178,23 @@ def test_what_another_machine_has_recorded_is_shown_with_a_doubt_and_left_alone(
 def test_a_corrupt_file_is_kept_aside_and_rebuilt_aloud(project: Project) -> None:
     project.write("train.py", "print('{\"step\": 1}')")
     for name in ("first", "second"):
-        project.run("run", "train.py", "-n", name)
+        project.call("run", "train.py", "-n", name)
     before = project.records()
     file = project.home / "experiments.json"
     damaged = file.read_bytes()[:-200] + b"\0\0\0"
     file.write_bytes(damaged)
-    done = project.run("list", "--json")
+    done = project.call("list", "--json")
     assert [record["name"] for record in json.loads(done.out)] == ["second", "first"]
     (aside,) = project.home.glob("experiments.json.corrupt-*")
     assert aside.read_bytes() == damaged
     assert aside.name in done.err
     assert project.records() == before
-    assert project.run("list").err == ""
+    assert project.call("list").err == ""
 
 
 def test_a_record_of_a_newer_version_hides_no_other(project: Project) -> None:
     remember(project, [old_record("future", schemaVersion=99), old_record("mine")])
-    done = project.run("list", "--json")
+    done = project.call("list", "--json")
     assert [record["id"] for record in json.loads(done.out)] == ["mine"]
     assert "upgrade Backprop" in done.err or "version" in done.err
     assert done.code == 0
@@ -205,7 +205,7 @@ def test_status_json_has_the_documented_shape(project: Project) -> None:
     running = project.start("run", "train.py")
     project.wait_for_state("running")
     project.machine(cpu_load_per_core=None)
-    document = json.loads(project.run("status", "--json", "-p", "3", "--max-cpu-load", "2").out)
+    document = json.loads(project.call("status", "--json", "-p", "3", "--max-cpu-load", "2").out)
     running.send_signal(signal.SIGTERM)
     project.end(running)
     assert set(document) == {"host", "gpus", "probe", "slots", "verdict"}
@@ -231,7 +231,7 @@ def test_status_judges_by_the_limits_that_it_is_given(
     allowed: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
     project.machine(ram_free_gb=free_gb)
-    verdict = json.loads(project.run("status", "--json", *options).out)["verdict"]
+    verdict = json.loads(project.call("status", "--json", *options).out)["verdict"]
     assert (verdict["allowed"], len(verdict["reasons"])) == (allowed, 0 if allowed else 1)
 
 
@@ -253,9 +253,9 @@ def test_status_of_a_run_tells_of_its_attempts_and_checkpoints(project: Project)
         sys.exit(4)
     """
     project.write("train.py", script)
-    project.run("run", "train.py", "-n", "it")
-    project.run("resume", "it")
-    shown = project.run("status", "it").out
+    project.call("run", "train.py", "-n", "it")
+    project.call("resume", "it")
+    shown = project.call("status", "it").out
     model = project.folder / "model.bin"
     rows = [line.split(maxsplit=1) for line in shown.splitlines()]
     assert ["state", "failed (exit code 4)"] in rows
@@ -279,7 +279,7 @@ def test_logs_show_what_was_printed_and_nothing_else(project: Project) -> None:
 
 def test_logs_on_a_terminal_let_colours_pass_and_nothing_that_acts(project: Project) -> None:
     project.write("train.py", "print('\\x1b[32mgreen\\x1b[0m \\x1b]0;owned\\x07 \\x1b[2J\\x1b[6n end')")
-    project.run("run", "train.py")
+    project.call("run", "train.py")
     for words in (["logs", "last"], ["run", "train.py"]):
         with Terminal([*command(), *words], cwd=project.folder, env=project.environ()) as terminal:
             assert terminal.end() == 0

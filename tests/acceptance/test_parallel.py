@@ -23,7 +23,7 @@ def states(project: Project) -> list[str]:
 
 def listed(project: Project, *words: str) -> list[str]:
     """The names that `list` shows, newest first."""
-    return [record["name"] for record in json.loads(project.run("list", "--json", *words).out)]
+    return [record["name"] for record in json.loads(project.call("list", "--json", *words).out)]
 
 
 def end_all(project: Project, started: list[subprocess.Popen[bytes]]) -> list[Done]:
@@ -73,10 +73,10 @@ def test_who_waits_is_seen_waiting_and_gets_in_by_order_of_arrival(project: Proj
         project.wait_for_state("queued", name)
     assert listed(project, "--state", "queued") == ["third", "second"]
     assert "slots: 1 of 1 in use (first)" in project.record("second")["reason"]
-    status = json.loads(project.run("status", "--json", "-p", "1").out)
+    status = json.loads(project.call("status", "--json", "-p", "1").out)
     assert status["slots"] == {"used": 1, "max": 1}
     assert not status["verdict"]["allowed"]
-    passing = project.run("run", "train.py", "-p", "2")
+    passing = project.call("run", "train.py", "-p", "2")
     assert passing.code == 75
     assert "queue: 2 waiting before this run" in passing.err
     project.write("go", "")
@@ -124,7 +124,7 @@ def test_stop_takes_a_waiter_out_of_the_queue(project: Project) -> None:
     project.machine(ram_free_gb=0.5)
     waiting = project.start("run", "train.py", "--wait", "1", "-n", "it")
     project.wait_for_state("queued")
-    assert project.run("stop", "it").code == 0
+    assert project.call("stop", "it").code == 0
     assert project.end(waiting).code == 143
     assert project.records() == []
 
@@ -137,7 +137,7 @@ def test_a_killed_waiter_becomes_lost_and_stands_in_nobodys_way(project: Project
     waiting.kill()
     waiting.wait()
     project.machine()
-    assert project.run("run", "train.py").code == 0
+    assert project.call("run", "train.py").code == 0
     assert listed(project, "--state", "lost") == ["it"]
 
 

@@ -45,7 +45,7 @@ def trained(project: Project, *names: str, source: str = SAVES, storage: str = "
     """Run a script to its end under each name, and return the runs' ids."""
     project.write("train.py", source)
     for name in names:
-        assert project.run("run", "train.py", "--name", name, "--storage", storage).code == 0
+        assert project.call("run", "train.py", "--name", name, "--storage", storage).code == 0
     with closing(store(project, storage)) as opened:
         by_name = {record.name: record.id for record in opened.runs()}
     return [by_name[name] for name in names]
@@ -65,12 +65,12 @@ def fill(project: Project, ages_days: Sequence[float], storage: str = "json", **
 @pytest.mark.parametrize("storage", ["json", "sqlite"])
 def test_removed_run_leaves_nothing_behind_and_takes_no_other_with_it(project: Project, storage: str) -> None:
     gone, stays = trained(project, "gone", "stays", storage=storage)
-    done = project.run("rm", "gone", "--storage", storage)
+    done = project.call("rm", "gone", "--storage", storage)
     assert (done.code, done.out) == (0, "")
     assert f"run gone ({gone}) removed" in done.err
     assert listed(project, storage) == [stays]
     assert sorted(path.name for path in (project.home / "runs").iterdir()) == [stays]
-    assert project.run("status", "gone", "--storage", storage).code == 66
+    assert project.call("status", "gone", "--storage", storage).code == 66
     left = b"".join(path.read_bytes() for path in project.home.rglob("*") if path.is_file())
     assert gone.encode() not in left
     assert {path.name for path in project.folder.glob("*.pt")} == {"a.pt", "b.pt"}, "checkpoints stay unasked"
@@ -88,17 +88,17 @@ def test_several_runs_go_at_once_by_id_name_prefix_and_last(project: Project) ->
 def test_a_run_of_a_machine_that_is_gone_is_removed_once_a_person_has_said_so(project: Project) -> None:
     with closing(JsonBackend().open(None, project.home)) as storage:
         storage.save(make_record("r0", status=RunState.RUNNING, host="far"))
-    refused = project.run("rm", "r0")
+    refused = project.call("rm", "r0")
     assert refused.code == 2
     assert "run r0 is running" in refused.err
     assert "if that machine is gone: backprop doctor --gone far\n" in refused.err
-    assert project.run("resume", "r0").err.endswith("backprop doctor --gone far\n")
-    done = project.run("doctor", "--gone", "far")
+    assert project.call("resume", "r0").err.endswith("backprop doctor --gone far\n")
+    done = project.call("doctor", "--gone", "far")
     assert (done.code, "done: mark it lost, without a signal to anybody" in done.out) == (0, True)
     assert project.record("r0")["status"] == "lost"
-    assert project.run("rm", "r0").code == 0
+    assert project.call("rm", "r0").code == 0
     assert listed(project) == []
-    this = project.run("doctor", "--gone", socket.gethostname())
+    this = project.call("doctor", "--gone", socket.gethostname())
     assert (this.code, "which is not gone" in this.err) == (2, True)
 
 
@@ -107,12 +107,12 @@ def test_one_run_that_is_not_there_or_live_keeps_all_of_them(project: Project) -
     process = project.start("run", "train.py", "--name", "live")
     live = str(project.wait_for_state("running", "live")["id"])
     fill(project, [1])
-    assert project.run("rm", "r0", "nobody").code == 66
-    done = project.run("rm", "r0", "live")
+    assert project.call("rm", "r0", "nobody").code == 66
+    done = project.call("rm", "r0", "live")
     assert (done.code, done.out) == (2, "")
     assert f"run {live} is running" in done.err
     assert f"stop it first: backprop stop {live}" in done.err
-    pruned = project.run("prune", "--older", "0s")
+    pruned = project.call("prune", "--older", "0s")
     assert pruned.code == 0
     assert "run r0 removed" in pruned.err
     assert listed(project) == [live]
@@ -124,7 +124,7 @@ def test_one_run_that_is_not_there_or_live_keeps_all_of_them(project: Project) -
 def test_run_that_somebody_takes_up_meanwhile_stays(project: Project) -> None:
     (run,) = trained(project, "mine")
     lock = hold(project.home / "runs" / run)
-    done = project.run("rm", "mine")
+    done = project.call("rm", "mine")
     os.close(lock)
     assert done.code == 1
     assert "another process has taken it up" in done.err
@@ -145,7 +145,7 @@ def test_what_a_script_keeps_in_its_folder_stays_and_is_said(project: Project) -
     )
     (run,) = trained(project, "mine", source=source)
     folder = project.home / "runs" / run
-    done = project.run("rm", "mine")
+    done = project.call("rm", "mine")
     assert done.code == 0
     assert f"{folder} stays: its script keeps c.pt, notes.txt there" in done.err
     assert sorted(path.name for path in folder.iterdir()) == ["c.pt", "notes.txt"]
@@ -154,12 +154,12 @@ def test_what_a_script_keeps_in_its_folder_stays_and_is_said(project: Project) -
 
 def test_checkpoints_go_only_when_asked_for_and_confirmed(project: Project) -> None:
     trained(project, "mine")
-    refused = project.run("rm", "mine", "--checkpoints")
+    refused = project.call("rm", "mine", "--checkpoints")
     assert refused.code == 2
     assert "add --yes" in refused.err
     assert f"remove  {project.folder}/a.pt (7 bytes)" in refused.out
     assert len(project.records()) == 1
-    done = project.run("rm", "mine", "--checkpoints", "--yes")
+    done = project.call("rm", "mine", "--checkpoints", "--yes")
     assert done.code == 0
     assert f"remove  {project.folder}/b.pt" in done.out
     assert list(project.folder.glob("*.pt")) == []
@@ -211,14 +211,14 @@ def test_no_word_of_a_script_removes_what_the_run_did_not_save(project: Project,
     """
     project.write("train.py", source)
     os.utime(project.folder / "train.py", (long_ago, long_ago))
-    assert project.run("run", "train.py", "--name", "mine").code == 0
+    assert project.call("run", "train.py", "--name", "mine").code == 0
     opened = store(project)
     opened.save(
         make_record(
             "other", 1, status=RunState.COMPLETED, cwd=str(project.folder), checkpoints=("shared.pt",)
         )
     )
-    done = project.run("rm", "mine", "--checkpoints", "--yes")
+    done = project.call("rm", "mine", "--checkpoints", "--yes")
     assert done.code == 0, done.err
     kept = {line.split()[1].rstrip(":"): line for line in done.out.splitlines() if line.startswith("  keep")}
     removed = [line for line in done.out.splitlines() if line.startswith("  remove")]
@@ -244,7 +244,7 @@ def test_nothing_is_removed_through_a_link_in_place_of_a_runs_folder(
     shutil.move(folder, elsewhere)
     folder.symlink_to(elsewhere)
     before = sorted(path.name for path in elsewhere.iterdir())
-    done = project.run("rm", "mine")
+    done = project.call("rm", "mine")
     assert done.code == 2
     assert "is no folder of its own" in done.err
     assert sorted(path.name for path in elsewhere.iterdir()) == before
@@ -253,16 +253,16 @@ def test_nothing_is_removed_through_a_link_in_place_of_a_runs_folder(
 @pytest.mark.parametrize("storage", ["json", "sqlite"])
 def test_prune_removes_what_ended_long_ago_and_shows_it_before(project: Project, storage: str) -> None:
     fill(project, [40, 31, 29, 1], storage)
-    dry = project.run("prune", "--older", "30d", "--dry-run", "--storage", storage)
+    dry = project.call("prune", "--older", "30d", "--dry-run", "--storage", storage)
     assert dry.code == 0
     assert [line.split()[0] for line in dry.out.splitlines()] == ["r1", "r0"]
     assert "2 runs would be removed; nothing was" in dry.err
     assert len(listed(project, storage)) == 4
-    done = project.run("prune", "--older", "30d", "--storage", storage)
+    done = project.call("prune", "--older", "30d", "--storage", storage)
     assert (done.code, done.out) == (0, "")
     assert "2 runs removed" in done.err
     assert listed(project, storage) == ["r3", "r2"]
-    again = project.run("prune", "--older", "30d", "--storage", storage)
+    again = project.call("prune", "--older", "30d", "--storage", storage)
     assert again.code == 0
     assert "0 runs removed" in again.err
 
@@ -289,7 +289,7 @@ def test_prune_that_is_not_understood_removes_nothing(
     project: Project, words: Sequence[str], said: str
 ) -> None:
     fill(project, [100])
-    done = project.run("prune", *words)
+    done = project.call("prune", *words)
     assert done.code == 2
     assert said in done.err
     assert listed(project) == ["r0"]

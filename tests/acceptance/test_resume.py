@@ -60,9 +60,11 @@ def test_recorded_settings_and_interpreter_and_folder_hold_and_flags_win(project
     project.write("sub/train.py", COUNTING)
     python = project.folder / "my-python"
     python.symlink_to(sys.executable)
-    project.run("run", "sub/train.py", "-n", "it", "-m", "3", "-p", "7", "--python", "./my-python", "--", "a")
+    project.call(
+        "run", "sub/train.py", "-n", "it", "-m", "3", "-p", "7", "--python", "./my-python", "--", "a"
+    )
     project.write("backprop.toml", "max_run_minutes = 9\nmax_parallel = 9\n")
-    again = project.run("resume", "it", "-p", "8", "--", "b", cwd=project.place)
+    again = project.call("resume", "it", "-p", "8", "--", "b", cwd=project.place)
     record = project.record()
     assert again.out.splitlines()[0] == f"from 3 in attempt 2 with ['b'] in {project.folder}"
     assert (record["settings"]["maxRunMinutes"], record["settings"]["maxParallel"]) == (3, 8)
@@ -72,10 +74,10 @@ def test_recorded_settings_and_interpreter_and_folder_hold_and_flags_win(project
 
 def test_broken_checkpoints_are_passed_over_aloud(project: Project) -> None:
     project.write("train.py", COUNTING)
-    project.run("run", "train.py")
+    project.call("run", "train.py")
     project.write("step-3.txt", "")
     (project.folder / "step-2.txt").unlink()
-    again = project.run("resume", "last")
+    again = project.call("resume", "last")
     assert again.out.startswith("from 1 in attempt 2")
     folder = project.folder
     assert again.err.splitlines()[:2] == [
@@ -96,18 +98,18 @@ def test_a_zip_checkpoint_that_was_cut_short_is_not_used(project: Project) -> No
         raise SystemExit(1)
     """
     project.write("train.py", script)
-    project.run("run", "train.py")
-    again = project.run("resume", "last")
+    project.call("run", "train.py")
+    again = project.call("resume", "last")
     assert again.out.startswith(f"from {project.folder / 'whole.pt'}\n")
     assert "short.pt: it was cut short" in again.err
 
 
 def test_with_no_checkpoint_left_it_starts_afresh_aloud(project: Project) -> None:
     project.write("train.py", COUNTING)
-    project.run("run", "train.py")
+    project.call("run", "train.py")
     for path in project.folder.glob("step-*"):
         path.unlink()
-    again = project.run("resume", "last")
+    again = project.call("resume", "last")
     assert again.out.startswith("from 0 in attempt 2")
     assert "no checkpoint can be used: starting afresh" in again.err
     assert project.record()["attempts"][1]["resumedFrom"] is None
@@ -118,12 +120,12 @@ def test_a_given_checkpoint_that_is_not_there_or_broken_is_an_error(
     project: Project, content: str | None
 ) -> None:
     project.write("train.py", COUNTING)
-    project.run("run", "train.py", "-n", "it")
+    project.call("run", "train.py", "-n", "it")
     before = project.records()
     if content is not None:
         project.write("mine.txt", content)
-    again = project.run("resume", "it", "-r", "mine.txt")
-    fresh = project.run("run", "train.py", "-r", "mine.txt")
+    again = project.call("resume", "it", "-r", "mine.txt")
+    fresh = project.call("run", "train.py", "-r", "mine.txt")
     assert (again.code, fresh.code) == (66, 66)
     assert f"the checkpoint {project.folder / 'mine.txt'} " in again.err
     assert project.records() == before
@@ -131,9 +133,9 @@ def test_a_given_checkpoint_that_is_not_there_or_broken_is_an_error(
 
 def test_a_completed_run_is_not_resumed(project: Project) -> None:
     project.write("train.py", "")
-    project.run("run", "train.py", "-n", "it")
+    project.call("run", "train.py", "-n", "it")
     before = project.records()
-    again = project.run("resume", "it")
+    again = project.call("resume", "it")
     assert (again.code, again.err) == (
         2,
         f"backprop: run {before[0]['id']} is completed: there is nothing to resume\n  start a new run\n",
@@ -145,34 +147,34 @@ def test_a_live_run_is_not_resumed_and_its_id_not_given_twice(project: Project) 
     project.write("train.py", "import time; time.sleep(60)")
     running = project.start("run", "train.py", "--run-id", "mine")
     project.wait_for_state("running")
-    again = project.run("resume", "mine")
+    again = project.call("resume", "mine")
     assert (again.code, again.err.splitlines()[0]) == (2, "backprop: run mine is running")
-    twice = project.run("run", "train.py", "--run-id", "mine")
+    twice = project.call("run", "train.py", "--run-id", "mine")
     assert (twice.code, twice.err.splitlines()[0]) == (2, "backprop: there is a run mine already")
     assert project.record()["status"] == "running"
     running.send_signal(signal.SIGTERM)
     assert project.end(running).code == 143
-    assert project.run("run", "train.py", "--run-id", "mine").code == 2
+    assert project.call("run", "train.py", "--run-id", "mine").code == 2
 
 
 def test_a_refused_resume_leaves_the_record_as_it_was(project: Project) -> None:
     project.write("train.py", COUNTING)
-    project.run("run", "train.py")
+    project.call("run", "train.py")
     before = project.records()
     project.machine(ram_free_gb=0.5)
-    assert project.run("resume", "last").code == 75
-    assert project.run("resume", "last", "--wait", "0.005").code == 75
-    assert project.run("resume", "last", "--detach").code == 75
+    assert project.call("resume", "last").code == 75
+    assert project.call("resume", "last", "--wait", "0.005").code == 75
+    assert project.call("resume", "last", "--detach").code == 75
     assert project.records() == before
 
 
 def test_a_run_whose_folder_is_gone_says_so(project: Project) -> None:
     gone = project.write("gone/train.py", COUNTING)
-    project.run("run", "train.py", cwd=gone.parent)
+    project.call("run", "train.py", cwd=gone.parent)
     for path in gone.parent.iterdir():
         path.unlink()
     gone.parent.rmdir()
-    again = project.run("resume", "last")
+    again = project.call("resume", "last")
     assert again.code == 66
     assert str(gone.parent) in again.err
 
@@ -220,8 +222,10 @@ def test_a_run_that_lost_its_supervisor_and_keeper_is_found_swept_and_resumed(
 def test_a_run_goes_by_its_id_its_name_the_beginning_of_its_id_and_last(project: Project) -> None:
     project.write("train.py", "")
     for run_id, name in (("aaa1", "twin"), ("aab2", "twin"), ("b", "aaa1")):
-        project.run("run", "train.py", "--run-id", run_id, "-n", name)
-    seen = [json.loads(project.run("status", word, "--json").out) for word in ("aaa1", "twin", "aaa", "last")]
+        project.call("run", "train.py", "--run-id", run_id, "-n", name)
+    seen = [
+        json.loads(project.call("status", word, "--json").out) for word in ("aaa1", "twin", "aaa", "last")
+    ]
     assert [record["id"] for record in seen] == ["aaa1", "aab2", "aaa1", "b"]
-    ambiguous = project.run("status", "aa")
+    ambiguous = project.call("status", "aa")
     assert (ambiguous.code, ambiguous.err.splitlines()[0]) == (2, "backprop: 'aa' fits 2 runs: aab2, aaa1...")

@@ -87,7 +87,7 @@ def test_a_script_that_fails_passes_its_code_on(
     project: Project, ending: str, code: int, reason: str
 ) -> None:
     project.write("train.py", f"import os, signal, sys\nprint('here', flush=True)\n{ending}")
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     record = project.record()
     assert done.code == code
     assert (record["status"], record["exitCode"], record["reason"]) == ("failed", code, reason)
@@ -97,7 +97,7 @@ def test_a_script_that_fails_passes_its_code_on(
 
 def test_the_end_of_the_time_box_is_no_failure_and_the_last_save_is_recorded(project: Project) -> None:
     project.write("train.py", SAVES_WHEN_INTERRUPTED)
-    done = project.run("run", "train.py", "-m", "0.02", "-n", "boxed")
+    done = project.call("run", "train.py", "-m", "0.02", "-n", "boxed")
     record = project.record()
     assert done.code == 0
     assert (record["status"], record["lastStep"]) == ("timeboxed", 7)
@@ -150,7 +150,7 @@ def test_what_is_no_number_is_never_stored_as_one(project: Project) -> None:
         print('{"event": "checkpoint_saved", "path": 5}')
     """
     project.write("train.py", script)
-    assert project.run("run", "train.py").code == 0
+    assert project.call("run", "train.py").code == 0
     record = project.record()
     assert (record["lastStep"], record["lastLoss"], record["metrics"]) == (2, 0.25, {})
     assert record["checkpoints"] == []
@@ -175,7 +175,7 @@ def test_the_script_reads_nothing_and_finds_signals_as_they_are_by_default(proje
 def test_arguments_after_the_dashes_reach_the_script_as_they_are(project: Project) -> None:
     project.write("train.py", "import json, sys; print(json.dumps(sys.argv[1:]))")
     given = ["--help", "-m", "5", "", "two words", "--", "$HOME", "ünïcödé", "--resume-from=x"]
-    done = project.run("run", "train.py", "-m", "5", "--", *given)
+    done = project.call("run", "train.py", "-m", "5", "--", *given)
     assert json.loads(done.out) == given
     assert project.record()["scriptArgs"] == given
 
@@ -183,7 +183,7 @@ def test_arguments_after_the_dashes_reach_the_script_as_they_are(project: Projec
 def test_a_module_runs_as_python_runs_it(project: Project) -> None:
     project.write("pkg/__init__.py", "")
     project.write("pkg/train.py", "import sys; print(__name__, __spec__.name, sys.argv[1:])")
-    done = project.run("run", "--module", "pkg.train", "--", "a")
+    done = project.call("run", "--module", "pkg.train", "--", "a")
     assert done.out == "__main__ pkg.train ['a']\n"
     assert project.record()["scriptPath"] == str(project.folder / "pkg" / "train.py")
 
@@ -192,14 +192,14 @@ def test_a_launcher_command_comes_between_the_environment_and_the_script(project
     project.write("train.py", "print('never run by itself')")
     wrapper = project.write("wrap", '#!/bin/sh\necho "$BACKPROP_ATTEMPT $@"\n')
     wrapper.chmod(0o755)
-    done = project.run("run", "train.py", "--through", f"{wrapper} --ranks 2", "--", "a b")
+    done = project.call("run", "train.py", "--through", f"{wrapper} --ranks 2", "--", "a b")
     assert done.out == f"1 --ranks 2 {project.folder / 'train.py'} a b\n"
 
 
 def test_a_dry_run_shows_what_would_be_launched_and_starts_nothing(project: Project) -> None:
     project.write("train.py", "open('ran', 'w')")
     for words in (["--dry-run", "run", "train.py"], ["run", "train.py", "--dry-run"]):
-        done = project.run(*words, "--", "--api-key", "s3cret", "--epochs", "2")
+        done = project.call(*words, "--", "--api-key", "s3cret", "--epochs", "2")
         assert done.code == 0
         assert "verdict: the run may start" in done.out
         assert f"{project.folder / 'train.py'} --api-key '***' --epochs 2" in done.out
@@ -213,7 +213,7 @@ def test_a_dry_run_shows_what_would_be_launched_and_starts_nothing(project: Proj
 def test_a_dry_run_tells_a_refusal_by_its_code(project: Project) -> None:
     project.write("train.py", "")
     project.machine(ram_free_gb=0.5)
-    done = project.run("run", "train.py", "--dry-run")
+    done = project.call("run", "train.py", "--dry-run")
     assert done.code == 75
     assert "verdict: the run would be refused\n  - " in done.out
 
@@ -221,7 +221,7 @@ def test_a_dry_run_tells_a_refusal_by_its_code(project: Project) -> None:
 def test_a_refusal_names_every_reason_with_value_and_limit_and_leaves_no_trace(project: Project) -> None:
     project.write("train.py", "open('ran', 'w')")
     project.machine(ram_free_gb=0.5, cpu_load_per_core=9.0)
-    done = project.run("run", "train.py", "--min-free-ram", "2", "--max-cpu-load", "3")
+    done = project.call("run", "train.py", "--min-free-ram", "2", "--max-cpu-load", "3")
     reasons = [line for line in done.err.splitlines() if line.startswith("  - ")]
     assert done.code == 75
     assert len(reasons) == 2
@@ -235,8 +235,8 @@ def test_a_refusal_names_every_reason_with_value_and_limit_and_leaves_no_trace(p
 def test_unknown_is_not_free_but_lets_a_single_run_start(project: Project) -> None:
     project.write("train.py", "")
     project.machine(ram_free_gb=None)
-    assert project.run("run", "train.py").code == 75
-    alone = project.run("run", "train.py", "-p", "1")
+    assert project.call("run", "train.py").code == 75
+    alone = project.call("run", "train.py", "-p", "1")
     assert alone.code == 0
     assert "RAM" in alone.err
 
@@ -244,7 +244,7 @@ def test_unknown_is_not_free_but_lets_a_single_run_start(project: Project) -> No
 def test_force_starts_in_spite_of_the_governor_and_says_so(project: Project) -> None:
     project.write("train.py", "")
     project.machine(ram_free_gb=3.5)
-    done = project.run("run", "train.py", "--force")
+    done = project.call("run", "train.py", "--force")
     assert done.code == 0
     assert "in spite of" in done.err
     assert project.record()["status"] == "completed"
@@ -275,7 +275,7 @@ def test_a_script_that_cannot_be_started_is_failed_and_says_why(project: Project
     project.write("train.py", "")
     python = project.write("python", "#!/nowhere/at/all\n")
     os.chmod(python, 0o755)
-    done = project.run("run", "train.py", "--python", python)
+    done = project.call("run", "train.py", "--python", python)
     assert done.code == 127
     assert project.record()["status"] == "failed"
     assert f"cannot run {python}" in done.err

@@ -23,18 +23,18 @@ def test_no_command_shows_a_secret_that_an_argument_holds(project: Project) -> N
     project.write("train.py", "import sys; sys.exit(3)")
     env = {"SECRET_OF_MINE": "hunter3", "WANDB_API_KEY": "hunter3"}
     said = [
-        project.run("run", "train.py", "--dry-run", "--", *ARGUMENTS, env=env),
-        project.run("run", "train.py", "--name", "mine", "--", *ARGUMENTS, env=env),
-        project.run("status", "mine"),
-        project.run("list"),
-        project.run("resume", "mine", "--dry-run"),
-        project.run("rm", "mine", "--dry-run"),
+        project.call("run", "train.py", "--dry-run", "--", *ARGUMENTS, env=env),
+        project.call("run", "train.py", "--name", "mine", "--", *ARGUMENTS, env=env),
+        project.call("status", "mine"),
+        project.call("list"),
+        project.call("resume", "mine", "--dry-run"),
+        project.call("rm", "mine", "--dry-run"),
     ]
     shown = "".join(done.out + done.err for done in said)
     assert "--lr 0.1" in shown
     assert [secret for secret in (*SECRETS, "hunter3") if secret in shown] == []
     assert project.record()["scriptArgs"] == ARGUMENTS
-    assert json.loads(project.run("status", "mine", "--json").out)["scriptArgs"] == ARGUMENTS
+    assert json.loads(project.call("status", "mine", "--json").out)["scriptArgs"] == ARGUMENTS
     kept = b"".join(path.read_bytes() for path in project.home.rglob("*") if path.is_file())
     assert b"hunter3" not in kept, "no variable of the environment is recorded"
 
@@ -44,13 +44,13 @@ def test_a_storage_url_with_a_password_is_shown_without_it_and_never_on_a_comman
 ) -> None:
     url = "nosuch://me:hunter2@host/db"
     project.write("train.py", "print('done')")
-    done = project.run("run", "train.py", "--storage", url)
+    done = project.call("run", "train.py", "--storage", url)
     assert (done.code, "hunter2" in done.err) == (2, False)
     project.write("backprop.toml", f'storage = "{url}"')
-    shown = project.run("config", "show").out
+    shown = project.call("config", "show").out
     assert "nosuch://me:***@host/db" in shown
-    assert project.run("list").code == 2
-    assert "hunter2" not in project.run("list").err
+    assert project.call("list").code == 2
+    assert "hunter2" not in project.call("list").err
 
 
 SEEN = """

@@ -77,16 +77,16 @@ def test_slices_bound_how_many_there_are_and_resume_adds_as_many(project: Projec
     project.write("train.py", COUNTING)
     project.write("go", "")
     project.write("backprop.toml", "slices = 2\n")
-    done = project.run("run", "train.py", "--", 1000)
+    done = project.call("run", "train.py", "--", 1000)
     assert (done.code, statuses(project.record())) == (0, ["timeboxed"] * 2)
     assert "time box 1 of 2 is over" in done.err
-    assert project.run("resume", "last").code == 0
+    assert project.call("resume", "last").code == 0
     assert statuses(project.record()) == ["timeboxed"] * 4
 
 
 def test_a_time_box_that_ends_by_the_clock_is_followed_by_the_next(project: Project) -> None:
     project.write("train.py", HOLDING)
-    done = project.run("run", "train.py", "--slices", 2, "-m", "0.005", "--stop-grace", "0.1")
+    done = project.call("run", "train.py", "--slices", 2, "-m", "0.005", "--stop-grace", "0.1")
     assert (done.code, statuses(project.record())) == (0, ["timeboxed"] * 2)
 
 
@@ -123,14 +123,14 @@ def test_a_stop_between_two_time_boxes_ends_the_series(project: Project, how: st
     if how == "Ctrl-C":
         series.send_signal(signal.SIGINT)
     else:
-        assert project.run("stop", "it").code == 0
+        assert project.call("stop", "it").code == 0
     assert project.end(series).code == code
     record = project.record("it")
     assert (record["status"], record["reason"]) == ("stopped", f"{how}, between two time boxes")
     assert statuses(record) == ["timeboxed"]
     project.write("end", "")
     assert project.end(holder).code == 0
-    assert project.run("resume", "it", "--slices", 1).code == 0
+    assert project.call("resume", "it", "--slices", 1).code == 0
     assert begun_at(project, "it") == [0, 10]
 
 
@@ -183,7 +183,7 @@ def test_while_the_step_advances_failures_are_retried_as_often_as_was_said(proje
         os.kill(os.getpid(), signal.SIGKILL)
     """
     project.write("train.py", script)
-    done = project.run("run", "train.py", "--retries", 2)
+    done = project.call("run", "train.py", "--retries", 2)
     record = project.record()
     assert (done.code, begun_at(project)) == (137, [0, 1, 2])
     assert {attempt["cause"] for attempt in record["attempts"]} == {"killed"}
@@ -192,7 +192,7 @@ def test_while_the_step_advances_failures_are_retried_as_often_as_was_said(proje
 
 def test_what_would_fail_again_is_not_retried(project: Project) -> None:
     project.write("train.py", """import sys; sys.exit("OSError: [Errno 28] No space left on device")""")
-    done = project.run("run", "train.py", "--retries", 5)
+    done = project.call("run", "train.py", "--retries", 5)
     (attempt,) = project.record()["attempts"]
     assert (attempt["cause"], attempt["reason"]) == ("disk-full", "exit code 1 (the disk is full)")
     assert "no retry: it would fail again (exit code 1 (the disk is full))" in done.err
@@ -203,7 +203,7 @@ def test_what_would_fail_again_is_not_retried(project: Project) -> None:
 
 def test_a_run_that_says_nothing_is_stopped_and_retried(project: Project) -> None:
     project.write("train.py", SILENT)
-    done = project.run("run", "train.py", "--stall", "0.006", "--retries", 3)
+    done = project.call("run", "train.py", "--stall", "0.006", "--retries", 3)
     record = project.record()
     reason = "stalled: no output for 0.006 minutes"
     assert (done.code, statuses(record), record["reason"]) == (75, ["stopped", "stopped"], reason)
@@ -217,12 +217,12 @@ def test_a_pause_is_no_silence(project: Project) -> None:
     )
     running = project.start("run", "train.py", "--stall", "0.008")
     project.wait_for_state("running")
-    project.run("pause", "last")
+    project.call("pause", "last")
     project.wait_for_state("paused")
     paused_s = time.monotonic()
     wait_for(lambda: time.monotonic() > paused_s + 0.6, "longer than the silence that is allowed")
     assert project.record()["status"] == "paused"
-    project.run("unpause", "last")
+    project.call("unpause", "last")
     project.write("go", "")
     assert project.end(running).code == 0
     assert statuses(project.record()) == ["completed"]
@@ -236,6 +236,7 @@ def test_extend_gives_a_live_run_more_time_that_the_script_sees(project: Project
         import pathlib, time
         from backprop_core.script import time_left
         first = time_left()
+        print("ready", flush=True)
         while time_left() < first + 30:
             time.sleep(0.02)
         print("extended", flush=True)
@@ -245,36 +246,37 @@ def test_extend_gives_a_live_run_more_time_that_the_script_sees(project: Project
     project.write("train.py", script)
     running = project.start("run", "train.py", "-m", "0.5", "-n", "it")
     project.wait_for_state("running")
-    done = project.run("extend", "it", 1)
+    log = project.run_folder() / "output.log"
+    wait_for(lambda: log.exists() and "ready" in log.read_text(), "the script to be ready")
+    done = project.call("extend", "it", 1)
     assert (done.code, done.err) == (
         0,
         f"backprop: run it ({project.record()['id']}) is given 1 minutes more\n",
     )
-    log = project.run_folder() / "output.log"
     wait_for(lambda: "extended" in log.read_text(), "the script to see it")
     project.write("go", "")
     ended = project.end(running)
     assert ended.code == 0
     assert "the time box is extended by 1 minutes" in ended.err
-    late = project.run("extend", "it", 1)
+    late = project.call("extend", "it", 1)
     assert (late.code, "there is nothing to extend" in late.err) == (2, True)
 
 
 @pytest.mark.parametrize("minutes", ["0", "nan"])
 def test_what_is_no_number_of_minutes_extends_nothing(project: Project, minutes: str) -> None:
-    assert project.run("extend", "last", "--", minutes).code == 2
+    assert project.call("extend", "last", "--", minutes).code == 2
 
 
 def test_the_minutes_in_all_shorten_the_last_time_box_and_are_remembered(project: Project) -> None:
     project.write("train.py", HOLDING)
     words = ("--slices", 5, "-m", "0.01", "--total-minutes", "0.015", "--stop-grace", "0.1")
-    done = project.run("run", "train.py", *words)
+    done = project.call("run", "train.py", *words)
     record = project.record()
     assert (done.code, record["status"]) == (0, "timeboxed")
     first, *others = [(one["end"] - one["start"]) / 1000 for one in record["attempts"]]
     assert first >= 0.6
     assert sum(others) < 0.6
-    again = project.run("resume", "last", "--total-minutes", "0.01")
+    again = project.call("resume", "last", "--total-minutes", "0.01")
     assert again.code == 2
     assert f"the 0.01 minutes of run {record['id']} in all are used up" in again.err
 
@@ -286,13 +288,13 @@ def soon(seconds: float) -> str:
 def test_the_last_moment_ends_the_time_box_and_the_series(project: Project) -> None:
     project.write("train.py", HOLDING)
     at = soon(4)
-    done = project.run("run", "train.py", "--until-done", "-m", "9", "--until", at, "--stop-grace", "0.1")
+    done = project.call("run", "train.py", "--until-done", "-m", "9", "--until", at, "--stop-grace", "0.1")
     late_s = time.time() - datetime.fromisoformat(at).timestamp()
     record = project.record()
     assert (done.code, statuses(record)) == (0, ["timeboxed"])
     assert "no further time box: the time that the run was given is used up" in done.err
     assert 0 <= late_s < 3
-    again = project.run("resume", "last")
+    again = project.call("resume", "last")
     assert (again.code, f"{at} is over" in again.err) == (2, True)
     assert project.record() == record
 
@@ -300,7 +302,7 @@ def test_the_last_moment_ends_the_time_box_and_the_series(project: Project) -> N
 def test_a_wait_ends_at_the_last_moment_too(project: Project) -> None:
     project.write("train.py", "")
     project.machine(ram_free_gb=0.5)
-    done = project.run("run", "train.py", "--wait", 5, "--until", soon(4))
+    done = project.call("run", "train.py", "--wait", 5, "--until", soon(4))
     assert done.code == 75
     assert project.records() == []
 
@@ -342,9 +344,9 @@ IN_EPOCHS = """
 
 def test_epochs_alone_tell_how_many_more_time_boxes_it_takes(project: Project) -> None:
     project.write("train.py", IN_EPOCHS)
-    done = project.run("run", "train.py", "-m", "0.05")
+    done = project.call("run", "train.py", "-m", "0.05")
     assert re.search(r", at epoch 4, loss 0.5; about \d+ more time boxes? to epoch 40\n", done.err), done.err
-    assert re.search(r" timeboxed .* \d+ box(es)? ", project.run("list").out)
-    assert "to go" in project.run("status", "last").out
+    assert re.search(r" timeboxed .* \d+ box(es)? ", project.call("list").out)
+    assert "to go" in project.call("status", "last").out
     attempt = project.record()["attempts"][0]
     assert (attempt["firstEpoch"], attempt["lastEpoch"]) == (1, 4)

@@ -12,7 +12,7 @@ from kit import Project, mode
 
 def shown(project: Project, *words: object, **more: Any) -> dict[str, tuple[Any, str]]:
     """Every setting's value and origin, as `config show --json` has them."""
-    done = project.run("config", "show", "--json", *words, **more)
+    done = project.call("config", "show", "--json", *words, **more)
     assert (done.code, done.err) == (0, ""), done
     return {key: (entry["value"], entry["origin"]) for key, entry in json.loads(done.out).items()}
 
@@ -78,18 +78,18 @@ def test_the_file_beside_the_script_is_the_projects(project: Project) -> None:
     project.write("other/backprop.toml", "max_run_minutes = 2")
     project.write("other/.git/HEAD", "")
     project.write("other/src/train.py", "")
-    project.run("run", "other/src/train.py")
+    project.call("run", "other/src/train.py")
     assert project.record()["settings"]["maxRunMinutes"] == 2
 
 
 def test_a_file_named_by_config_is_read_instead(project: Project) -> None:
     project.write("backprop.toml", "max_run_minutes = 1\nmax_parallel = 9")
     given = project.write("elsewhere.json", '{"maxRunMinutes": 3}')
-    settings = json.loads(project.run("--config", given, "config", "show", "--json").out)
+    settings = json.loads(project.call("--config", given, "config", "show", "--json").out)
     assert settings["maxRunMinutes"] == {"value": 3, "origin": str(given)}
     assert settings["maxParallel"]["origin"] == "default"
     project.write("train.py", "")
-    project.run("run", "train.py", "--config", "elsewhere.json")
+    project.call("run", "train.py", "--config", "elsewhere.json")
     assert project.record()["settings"]["maxRunMinutes"] == 3
 
 
@@ -124,19 +124,19 @@ def test_config_set_writes_toml_and_keeps_what_had_comments(project: Project) ->
 
 def test_config_set_changes_the_file_that_is_there_in_its_own_spelling(project: Project) -> None:
     file = project.write("backprop.config.json", '{"max_run_minutes": 5, "gpu": {"probe": "none"}}')
-    project.run("config", "set", "max_run_minutes", "6")
-    project.run("config", "set", "gpu.maxTempC", "70")
+    project.call("config", "set", "max_run_minutes", "6")
+    project.call("config", "set", "gpu.maxTempC", "70")
     assert json.loads(file.read_text()) == {"maxRunMinutes": 6, "gpu": {"probe": "none", "maxTempC": 70}}
     file.unlink()
     pyproject = project.write("pyproject.toml", "[project]\nname = 'x'\n[tool.backprop]\nmax_parallel = 3\n")
-    project.run("config", "set", "maxRunMinutes", "9")
+    project.call("config", "set", "maxRunMinutes", "9")
     assert tomllib.loads(pyproject.read_text()) == {
         "project": {"name": "x"}, "tool": {"backprop": {"max_parallel": 3, "max_run_minutes": 9}},
     }  # fmt: skip
 
 
 def test_config_set_user_writes_the_users_own_file(project: Project) -> None:
-    assert project.run("config", "set", "maxParallel", "5", "--user").code == 0
+    assert project.call("config", "set", "maxParallel", "5", "--user").code == 0
     file = project.home / "config.toml"
     assert tomllib.loads(file.read_text()) == {"max_parallel": 5}
     assert mode(project.home) == 0o700
@@ -147,13 +147,13 @@ def test_config_set_user_writes_the_users_own_file(project: Project) -> None:
 def test_config_set_leaves_a_file_alone_that_it_cannot_change_rightly(project: Project) -> None:
     file = project.write("backprop.toml", "max_parallel = 3\n")
     for key, value in (("maxParallel", "many"), ("maxParalel", "3"), ("plugin.x", "3")):
-        assert project.run("config", "set", key, value).code == 2
+        assert project.call("config", "set", key, value).code == 2
     assert file.read_text() == "max_parallel = 3\n"
 
 
 def test_init_writes_every_setting_with_its_default_commented_out(project: Project) -> None:
     before = {key: value for key, (value, _) in shown(project).items()}
-    assert project.run("init").code == 0
+    assert project.call("init").code == 0
     file = project.folder / "backprop.toml"
     text = file.read_text()
     assert tomllib.loads(text) == {"gpu": {}}
@@ -162,5 +162,5 @@ def test_init_writes_every_setting_with_its_default_commented_out(project: Proje
     after = shown(project)
     assert {key: value for key, (value, _) in after.items()} == before
     assert [origin for _, origin in after.values()].count(str(file)) > 15
-    again = project.run("init")
+    again = project.call("init")
     assert (again.code, "change it, or use `backprop config set`" in again.err) == (2, True)

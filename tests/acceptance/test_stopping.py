@@ -152,10 +152,10 @@ def test_nohup_runs_on_without_its_terminal(project: Project) -> None:
         pid = script_of(project)
         terminal.close()
         terminal.process.send_signal(signal.SIGHUP)
-        assert project.run("pause", "last").code == 0  # which would end with the run, were it about to
+        assert project.call("pause", "last").code == 0  # which would end with the run, were it about to
         project.wait_for_state("paused")
         wait_for(lambda: state_of(pid) == "T", "the script to be stopped")
-        project.run("stop", "last")
+        project.call("stop", "last")
         assert terminal.process.wait(20) == 143
     assert project.record()["status"] == "stopped"
 
@@ -199,7 +199,7 @@ def test_a_pause_does_not_last_for_ever(project: Project) -> None:
     project.write("train.py", MINDING)
     running = project.start("run", "train.py", "--max-pause", "0.02", "--", "SIGINT")
     project.wait_for_state("running")
-    project.run("pause", "last")
+    project.call("pause", "last")
     done = project.end(running)
     record = project.record()
     assert done.code == 75
@@ -218,11 +218,12 @@ def test_a_pause_does_not_count_and_the_script_can_tell(project: Project) -> Non
     project.write("train.py", script)
     running = project.start("run", "train.py")
     project.wait_for_state("running")
-    project.run("pause", "last")
-    project.wait_for_state("paused")
-    project.run("unpause", "last")
-    project.wait_for_state("running")
     log = project.run_folder() / "output.log"
+    wait_for(lambda: log.exists() and "\n" in log.read_text(), "the script to know its end")
+    project.call("pause", "last")
+    project.wait_for_state("paused")
+    project.call("unpause", "last")
+    project.wait_for_state("running")
     first = float(log.read_text().split()[0])
     wait_for(lambda: float(log.read_text().splitlines()[-2]) > first + 0.05, "the end to move away")
     running.send_signal(signal.SIGTERM)
@@ -259,7 +260,7 @@ def test_a_reader_that_stands_still_keeps_nobody_from_stopping_the_run(project: 
         with at_a_terminal(project) as terminal:
             terminal.wait_for("line 1000")
             wait_for(lambda: stands_still(project), "nothing to move on")
-            project.run("stop", "last")
+            project.call("stop", "last")
             record = project.wait_for_state("stopped")
             terminal.end()
     else:
@@ -267,7 +268,7 @@ def test_a_reader_that_stands_still_keeps_nobody_from_stopping_the_run(project: 
         project.wait_for_state("running")
         wait_for(lambda: stands_still(project), "nothing to move on")
         if way == "stop":
-            project.run("stop", "last")
+            project.call("stop", "last")
         else:
             running.send_signal(signal.SIGTERM)
         record = project.wait_for_state("stopped")
@@ -296,7 +297,7 @@ def test_nobody_who_could_hear_a_pause_is_no_reason_to_end_the_run(project: Proj
     for request, state in (("pause", "paused"), ("unpause", "running"), ("pause", "paused")):
         project.run(request, "last")
         project.wait_for_state(state)
-    project.run("stop", "last")
+    project.call("stop", "last")
     record = project.wait_for_state("stopped")
     assert (record["reason"], len(record["attempts"][0]["pauses"])) == ("backprop stop", 2)
     assert not is_running(pid)
@@ -318,7 +319,7 @@ def test_who_minds_no_signal_is_gone_within_the_grace_and_5_and_a_half_seconds(p
         started[name] = project.start("run", stubborn, *words)
     for name in started:
         wait_for(lambda name=name: len(signs(project.folder / name, "ready")) == 5, f"{name} to be ready")  # type: ignore[misc]
-    project.run("pause", "paused")
+    project.call("pause", "paused")
     project.wait_for_state("paused", "paused")
     killed_s = time.monotonic()
     for name in ("killed", "paused"):
@@ -330,7 +331,7 @@ def test_who_minds_no_signal_is_gone_within_the_grace_and_5_and_a_half_seconds(p
     assert boxed["status"] == "timeboxed"
     assert boxed["endTime"] - boxed["attempts"][0]["start"] < (2.4 + grace_s + 5.5 + 1) * 1000
     assert processes_of(project.folder / "boxed") == []
-    assert project.run("list", "--state", "lost", "--json").out.count('"id"') == 2
+    assert project.call("list", "--state", "lost", "--json").out.count('"id"') == 2
     project.write("train.py", "")
     assert project.run("run", "train.py", "-p", "1").code == 0, "a slot was left behind"
 

@@ -29,7 +29,7 @@ def store(project: Project, name: str) -> Storage:
 
 
 def listed(project: Project, storage: str) -> list[dict[str, Any]]:
-    done = project.run("list", "--json", "--storage", storage)
+    done = project.call("list", "--json", "--storage", storage)
     assert done.code == 0, done.err
     return list(json.loads(done.out))
 
@@ -38,19 +38,19 @@ def listed(project: Project, storage: str) -> list[dict[str, Any]]:
 def test_runs_move_to_another_storage_and_back_unchanged(project: Project, source: str, target: str) -> None:
     project.write("train.py", SAYS)
     for name in ("a", "b"):
-        assert project.run("run", "train.py", "--name", name, "--storage", source).code == 0
+        assert project.call("run", "train.py", "--name", name, "--storage", source).code == 0
     before = listed(project, source)
     assert [record["name"] for record in before] == ["b", "a"]
     assert listed(project, target) == []
-    done = project.run("storage", "copy", source, target)
+    done = project.call("storage", "copy", source, target)
     assert (done.code, done.out) == (0, "")
     assert f"2 runs copied to {target}; 2 compared and found alike" in done.err
     assert listed(project, target) == before
-    again = project.run("storage", "copy", source, target)
+    again = project.call("storage", "copy", source, target)
     assert again.code == 0
     assert f"0 runs copied to {target}, 2 there already; 2 compared and found alike" in again.err
-    assert project.run("run", "train.py", "--name", "c", "--storage", target).code == 0
-    back = project.run("storage", "copy", target, source)
+    assert project.call("run", "train.py", "--name", "c", "--storage", target).code == 0
+    back = project.call("storage", "copy", target, source)
     assert back.code == 0
     assert f"1 run copied to {source}, 2 there already; 3 compared and found alike" in back.err
     assert listed(project, source) == listed(project, target)
@@ -77,14 +77,14 @@ def test_live_run_is_left_out_aloud_and_copied_once_it_has_ended(project: Projec
     project.write("train.py", "import time; print('up', flush=True); time.sleep(60)")
     process = project.start("run", "train.py", "--name", "busy", "--stop-grace", "5")
     project.wait_for_state("running", "busy")
-    done = project.run("storage", "copy", "json", "sqlite")
+    done = project.call("storage", "copy", "json", "sqlite")
     assert done.code == 1
     assert "run busy (" in done.err
     assert "has not ended and was left out" in done.err
     assert listed(project, "sqlite") == []
     process.send_signal(signal.SIGTERM)
     project.end(process)
-    assert project.run("storage", "copy", "json", "sqlite").code == 0
+    assert project.call("storage", "copy", "json", "sqlite").code == 0
     assert [record["status"] for record in listed(project, "sqlite")] == ["stopped"]
 
 
@@ -92,7 +92,7 @@ def test_run_whose_supervisor_is_gone_is_copied_as_lost(project: Project) -> Non
     from backprop_core.identity import host_name
 
     store(project, "json").save(make_record("gone", host=host_name()))
-    done = project.run("storage", "copy", "json", "sqlite")
+    done = project.call("storage", "copy", "json", "sqlite")
     assert done.code == 0, done.err
     assert [record["status"] for record in listed(project, "sqlite")] == ["lost"]
 
@@ -102,7 +102,7 @@ def test_run_that_has_come_further_in_the_target_stays_and_is_named(project: Pro
     source.save(make_record("r", status=RunState.STOPPED))
     target.save(make_record("r", status=RunState.STOPPED, last_step=5))
     target.close()
-    done = project.run("storage", "copy", "json", "sqlite")
+    done = project.call("storage", "copy", "json", "sqlite")
     assert done.code == 1
     assert "run r has come further in sqlite, where it stays as it is" in done.err
     assert listed(project, "sqlite")[0]["lastStep"] == 5
@@ -112,7 +112,7 @@ def test_record_that_cannot_be_read_makes_the_copy_incomplete(project: Project) 
     store(project, "json").save(make_record("good", status=RunState.COMPLETED))
     file = project.home / "experiments.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "torn": {"id": "torn"}}))
-    done = project.run("storage", "copy", "json", "sqlite")
+    done = project.call("storage", "copy", "json", "sqlite")
     assert done.code == 1
     assert "run torn cannot be read" in done.err
     assert "1 run copied" in done.err
@@ -131,7 +131,7 @@ def test_record_that_cannot_be_read_makes_the_copy_incomplete(project: Project) 
     ],
 )
 def test_wrong_names_are_usage_errors(project: Project, words: tuple[str, ...], message: str) -> None:
-    done = project.run("storage", "copy", *(word.format(home=project.home) for word in words))
+    done = project.call("storage", "copy", *(word.format(home=project.home) for word in words))
     assert done.code == 2
     assert message in done.err
     assert len(done.err.splitlines()) <= 3

@@ -49,7 +49,7 @@ def test_a_run_inside_a_run_is_told_of_its_own_alone(project: Project) -> None:
         "BACKPROP_RESUME_FROM": "/elsewhere/model.pt",
         "BACKPROP_FRAMEWORK": "pytorch",
     }
-    seen = told(project.run("run", "train.py", "--set", "unbuffered=false", env=outer).out)
+    seen = told(project.call("run", "train.py", "--set", "unbuffered=false", env=outer).out)
     assert set(seen) == {
         "BACKPROP_RUN_ID", "BACKPROP_ATTEMPT", "BACKPROP_RUN_DIR", "BACKPROP_MAX_RUN_SECONDS",
     }  # fmt: skip
@@ -78,26 +78,26 @@ NAMING = """
 def test_a_strict_argument_parser_is_given_nothing_that_it_did_not_ask_for(project: Project) -> None:
     project.write("train.py", STRICT)
     checkpoint = project.write("model.bin", "weights")
-    done = project.run("run", "train.py", "-r", checkpoint, "-c", "1", "--", "--lr", "0.5")
+    done = project.call("run", "train.py", "-r", checkpoint, "-c", "1", "--", "--lr", "0.5")
     assert (done.code, done.out) == (0, "Namespace(lr=0.5)\n")
 
 
 def test_a_script_that_names_the_arguments_gets_them_in_run_and_resume(project: Project) -> None:
     project.write("train.py", NAMING)
     first, second = (str(project.write(f"{name}.bin", "weights")) for name in ("first", "second"))
-    fresh = project.run("run", "train.py", "-m", "2.5", "--run-id", "mine")
+    fresh = project.call("run", "train.py", "-m", "2.5", "--run-id", "mine")
     assert json.loads(fresh.out) == {
         "resume_from": None, "run_id": "mine", "max_minutes": 2.5, "framework": None,
         "checkpoint_every_seconds": None,
     }  # fmt: skip
-    again = project.run("resume", "mine", "-r", first, "-c", "1", "-m", "5", "-f", "pytorch")
+    again = project.call("resume", "mine", "-r", first, "-c", "1", "-m", "5", "-f", "pytorch")
     assert json.loads(again.out) == {
         "resume_from": first, "run_id": "mine", "max_minutes": 5, "framework": "pytorch",
         "checkpoint_every_seconds": 60,
     }  # fmt: skip
-    given = project.run("run", "train.py", "-r", first)
+    given = project.call("run", "train.py", "-r", first)
     assert json.loads(given.out)["resume_from"] == first
-    own = project.run("run", "train.py", "-r", first, "--", "--resume-from", second)
+    own = project.call("run", "train.py", "-r", first, "--", "--resume-from", second)
     assert json.loads(own.out)["resume_from"] == second
 
 
@@ -105,9 +105,9 @@ def test_the_checkpoint_stands_where_the_arguments_ask_for_it(project: Project) 
     project.write("train.py", "import sys; print(sys.argv[1:]); raise SystemExit(1)")
     checkpoint = project.write("model.bin", "weights")
     given = ["--weights={resume_from}", "{resume_from}", "{}"]
-    fresh = project.run("run", "train.py", "-n", "it", "--", *given)
+    fresh = project.call("run", "train.py", "-n", "it", "--", *given)
     assert fresh.out == "['--weights=', '', '{}']\n"
-    again = project.run("resume", "it", "-r", "model.bin")
+    again = project.call("resume", "it", "-r", "model.bin")
     assert again.out == f"['--weights={checkpoint}', '{checkpoint}', '{{}}']\n"
     assert project.record("it")["scriptArgs"] == given
 
@@ -179,7 +179,7 @@ def test_the_helper_and_nothing_else_is_lent_to_an_interpreter_without_it(
     project.write("train.py", script)
     project.write("mine/local_module.py", "")
     mine = {"PYTHONPATH": str(project.folder / "mine"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = project.run("run", "train.py", "--python", bare_python, env=mine)
+    done = project.call("run", "train.py", "--python", bare_python, env=mine)
     assert (done.code, done.err.count("\n")) == (0, 1), done
     assert done.out.splitlines()[0] == f"{bare_python} [] ['__init__.py', 'script.py']"
     record = project.record()
@@ -190,8 +190,8 @@ def test_the_projects_own_environment_runs_the_script(project: Project, bare_pyt
     project.write("train.py", "import sys; print(sys.prefix)")
     project.write("backprop.toml", "")
     (project.folder / ".venv").symlink_to(bare_python.parents[1])
-    assert project.run("run", "train.py").out == f"{project.folder / '.venv'}\n"
+    assert project.call("run", "train.py").out == f"{project.folder / '.venv'}\n"
     activated = {"VIRTUAL_ENV": str(bare_python.parents[1])}
-    assert project.run("run", "train.py", env=activated).out == f"{bare_python.parents[1]}\n"
-    chosen = project.run("run", "train.py", "--python", sys.executable, env=activated)
+    assert project.call("run", "train.py", env=activated).out == f"{bare_python.parents[1]}\n"
+    chosen = project.call("run", "train.py", "--python", sys.executable, env=activated)
     assert chosen.out == f"{sys.prefix}\n"
