@@ -1,8 +1,12 @@
-"""What every test may use: figures, which are shown when all tests have run, and written down on request."""
+"""What every test may use: figures, which are shown when all tests have run, and written down on request.
+
+And how many tests run at once: half as many again as there are cores, because most of a test's time is waiting.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--figures", metavar="FILE", help="write the figures that tests tell into this JSON file"
     )
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    cores = yield
+    return cores + cores // 2
 
 
 @pytest.fixture

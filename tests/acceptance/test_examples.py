@@ -102,17 +102,22 @@ def test_the_iris_example_needs_nothing_but_the_standard_library(tmp_path: Path)
     assert last_value(lines, "step") == 20
 
 
+def epoch_of(checkpoint: Path) -> int:
+    return int(json.loads(checkpoint.read_text())["epoch"])
+
+
 def test_an_interrupted_iris_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    train("train_iris.py", straight, "--epochs", "400")
-    saved = str(broken / "iris-checkpoint.json")
-    interrupt("train_iris.py", broken, "--epochs", "400", after_step=50)
-    again = interrupt("train_iris.py", broken, "--epochs", "400", "--resume-from", saved, after_step=150)
-    train("train_iris.py", broken, "--epochs", "400", "--resume-from", saved)
-    assert 50 < last_value(again[:3], "step") <= 150
-    expected = (straight / "iris-checkpoint.json").read_text()
-    assert Path(saved).read_text() == expected
-    assert json.loads(expected)["epoch"] == 400
+    saved, endless = broken / "iris-checkpoint.json", ("--epochs", "1000000")
+    interrupt("train_iris.py", broken, *endless, after_step=20)
+    first = epoch_of(saved)
+    again = interrupt("train_iris.py", broken, *endless, "--resume-from", str(saved), after_step=first + 20)
+    assert first < last_value(again[:3], "step") <= first + 20
+    epochs = str(epoch_of(saved) + 20)
+    train("train_iris.py", broken, "--epochs", epochs, "--resume-from", str(saved))
+    train("train_iris.py", straight, "--epochs", epochs)
+    assert saved.read_text() == (straight / saved.name).read_text()
+    assert epoch_of(saved) == int(epochs)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """While a run goes on the Governor watches: it pauses on heat and shortage, continues, and stops what must be.
 
-What takes long is a story that begins with the first test that asks for one; they all go on at the same time.
+What takes long is a story (`governor_stories`): all of them begin with the first test and go on beside the others.
 """
 
 from __future__ import annotations
@@ -8,21 +8,30 @@ from __future__ import annotations
 import signal
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from governor_kit import GpuProject, NvmlProject, built_stub, moments, pauses, wait_for_ticks
+from governor_stories import (
+    DWELL_S,
+    OFTEN,
+    Heat,
+    hanging_at_first,
+    heat_by_nvidia_smi,
+    heat_by_nvml,
+    lasting_shortage,
+    readings,
+    silence_while_hot,
+)
+from hanging_probe import Hanging
 from kit import Done, Project, wait_for
 from stub_nvml.build import Call, StubGpu
 
-DWELL_S = 10.0  # the heat rule's: a pause is at least this long
-OFTEN = ("--set", "monitorSeconds=0.1")
 SLOWDOWN_BY_HEAT = 0x40
-Story = Callable[[], Any]
 
 
 @pytest.fixture
@@ -33,13 +42,29 @@ def project(tmp_path: Path) -> Iterator[GpuProject]:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_stub(tmp_path_factory.mktemp("stub_nvml"))
+def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Build the stub of NVIDIA's library for the first who asks; skip whoever does where nothing can build it."""
+    return cache(lambda: built_stub(tmp_path_factory.mktemp("stub_nvml")))
 
 
-def readings(project: GpuProject) -> int:
-    """How often the GPUs were read since the last call."""
-    return sum("--query-gpu" in question for question in project.smi.asked())
+@pytest.fixture(scope="module")
+def stories(
+    tmp_path_factory: pytest.TempPathFactory, library: Callable[[], Path]
+) -> Iterator[Mapping[str, Future[Any]]]:
+    places = [tmp_path_factory.mktemp("story") for _ in range(5)]
+    smi, silent, hanging = (GpuProject(place, keeps_log=True) for place in places[:3])
+    short = GpuProject(places[3])
+    tellers: dict[str, Callable[[], Any]] = {
+        "heat by nvidia-smi": lambda: heat_by_nvidia_smi(smi),
+        "heat by nvml": lambda: heat_by_nvml(places[4], library()),
+        "silence": lambda: silence_while_hot(silent),
+        "hanging": lambda: hanging_at_first(hanging),
+        "shortage": lambda: (lasting_shortage(short), short.record()),
+    }
+    with ThreadPoolExecutor(len(tellers)) as pool:
+        yield {name: pool.submit(teller) for name, teller in tellers.items()}
+        for project in (smi, silent, hanging, short):
+            project.clean_up()
 
 
 def wait_for_readings(project: GpuProject, count: int) -> None:
@@ -52,142 +77,10 @@ def wait_for_readings(project: GpuProject, count: int) -> None:
     wait_for(enough, f"{count} readings")
 
 
-# --- stories ------------------------------------------------------------------------------------
-
-
-class Heat:
-    """One GPU that goes from 50 to 95 to 84 to 60 C under a run with a time box of 3 s."""
-
-    every_s = 0.3
-    box_s = 3.0
-
-    def __init__(
-        self, project: Project, heat: Callable[[int], None], readings: Callable[[], int | None]
-    ) -> None:
-        heat(50)
-        words = ("run", "train.py", "-m", self.box_s / 60, "--set", f"monitorSeconds={self.every_s}")
-        running = project.start(*words)
-        run_id = project.wait_for_state("running")["id"]
-        wait_for_ticks(project, run_id)
-        readings()
-        heat(95)
-        self.paused = project.wait_for_state("paused")
-        self.readings_until_paused = readings()
-        at_rest = time.monotonic()
-        heat(84)
-        self.ticks_at_rest = len(moments(project, "ticks", run_id))
-        wait_for(lambda: time.monotonic() > at_rest + DWELL_S + 4 * self.every_s, "more than the dwell")
-        self.at_84 = project.record()
-        self.ticks_at_84 = len(moments(project, "ticks", run_id))
-        self.shown = project.run("status", run_id).out
-        heat(60)
-        cooled = time.monotonic()
-        project.wait_for_state("running")
-        self.continued_after_s = time.monotonic() - cooled
-        wait_for_ticks(project, run_id)
-        self.done = project.end(running)
-        self.record = project.record()
-        self.lived_s = moments(project, "interrupted", run_id)[0] - moments(project, "started", run_id)[0]
-
-
-def heat_by_nvidia_smi(project: GpuProject) -> Heat:
-    return Heat(project, lambda c: project.smi.set([{"index": 0, "temp": c}]), lambda: readings(project))
-
-
-def heat_by_nvml(project: NvmlProject) -> Heat:
-    return Heat(
-        project,
-        lambda c: project.nvml.set(StubGpu(uuid="GPU-1", name="Stub", total=24576, free=24576, temp=c)),
-        lambda: None,
-    )
-
-
-def lasting_shortage(project: Project) -> Done:
-    """RAM that stays short for longer than a pause may wait for it."""
-    running = project.start("run", "train.py", *OFTEN)
-    wait_for_ticks(project, project.wait_for_state("running")["id"])
-    project.machine(ram_free_gb=0.01)
-    return project.end(running, timeout=60)
-
-
-def silence_while_hot(project: GpuProject) -> tuple[dict[str, Any], dict[str, Any], Done]:
-    """A probe that fails for longer than its last answer counts, while the run is paused because of heat."""
-    running = project.start("run", "train.py", *OFTEN)
-    wait_for_ticks(project, project.wait_for_state("running")["id"])
-    project.smi.set([{"index": 0, "temp": 95}])
-    project.wait_for_state("paused")
-    project.smi.fail(9, "NVIDIA-SMI has failed")
-    silent_since = time.monotonic()
-    wait_for(lambda: time.monotonic() > silent_since + DWELL_S + 2, "the last answer to be stale")
-    meanwhile = project.record()
-    project.smi.set([{"index": 0, "temp": 60}])
-    afterwards = project.wait_for_state("running")
-    running.send_signal(signal.SIGTERM)
-    return meanwhile, afterwards, project.end(running)
-
-
-def hanging_at_first(project: GpuProject) -> tuple[Done, Done]:
-    """A probe that hangs before anything has started: chosen by itself, and asked for by name."""
-    project.smi.hang(40)
-    project.write("empty.py", "")
-    by_itself = project.start("run", "empty.py", env={"BACKPROP_GPU_PROBE": "auto", "LD_LIBRARY_PATH": None})
-    by_name = project.start("run", "empty.py", "--gpu-probe", "nvidia-smi")
-    return project.end(by_itself), project.end(by_name)
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[Mapping[str, Future[Any]]]:
-    places = (tmp_path_factory.mktemp("story") for _ in range(5))
-    smi, silent, hanging = (
-        GpuProject(place, keeps_log=True) for place in (next(places), next(places), next(places))
-    )
-    nvml, short = NvmlProject(next(places), library), GpuProject(next(places))
-    tellers: dict[str, Story] = {
-        "heat by nvidia-smi": lambda: heat_by_nvidia_smi(smi),
-        "heat by nvml": lambda: heat_by_nvml(nvml),
-        "silence": lambda: silence_while_hot(silent),
-        "hanging": lambda: hanging_at_first(hanging),
-        "shortage": lambda: (lasting_shortage(short), short.record()),
-    }
-    with ThreadPoolExecutor(len(tellers)) as pool:
-        yield {name: pool.submit(teller) for name, teller in tellers.items()}
-        for project in (smi, silent, hanging, nvml, short):
-            project.clean_up()
-
-
 # --- heat ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("probe", ["nvidia-smi", "nvml"])
-def test_a_run_is_paused_at_95_still_paused_at_84_and_continued_at_60(
-    stories: Mapping[str, Future[Heat]], probe: str
-) -> None:
-    story = stories[f"heat by {probe}"].result()
-    if story.readings_until_paused is not None:
-        assert 3 <= story.readings_until_paused <= 4
-    assert story.at_84["status"] == "paused"
-    assert story.ticks_at_84 == story.ticks_at_rest, "the script went on while it was paused"
-    assert story.continued_after_s < 3
-
-
-@pytest.mark.parametrize("probe", ["nvidia-smi", "nvml"])
-def test_paused_time_is_outside_the_time_box_and_the_record_tells_the_pause(
-    stories: Mapping[str, Future[Heat]], probe: str
-) -> None:
-    story = stories[f"heat by {probe}"].result()
-    (pause,) = pauses(story.record)
-    paused_s = (pause["end"] - pause["begin"]) / 1000
-    assert paused_s >= DWELL_S
-    assert story.lived_s - paused_s == pytest.approx(Heat.box_s, abs=0.6)
-    assert (story.record["status"], story.done.code) == ("timeboxed", 0)
-    assert pause["cause"] == "GPU temperature: GPU 0 is at 95 C, 85 C is the limit"
-    assert story.paused["reason"] == story.at_84["reason"] == pause["cause"]
-    assert story.record["reason"] is None
-    assert f"backprop: paused: {pause['cause']}\nbackprop: continued\n" in story.done.err
-    assert f"paused ({pause['cause']})" in story.shown
-    assert f"still: {pause['cause']}" in story.shown
-
-
+@pytest.mark.usefixtures("stories")  # which are told meanwhile
 def test_slowdown_by_heat_pauses_at_any_temperature(project: GpuProject) -> None:
     running = project.start("run", "train.py", *OFTEN)
     wait_for_ticks(project, project.wait_for_state("running")["id"])
@@ -319,55 +212,12 @@ def test_a_run_over_its_memory_limit_is_warned_and_one_a_tenth_over_it_is_stoppe
 
 # --- probes that hang or vanish -----------------------------------------------------------------
 
-SPEAKING = """
-    import json, os, signal, sys, time
-
-    def say(word, moment):  # in one write: print would be interrupted between a word and its moment
-        os.write(1, f"{word} {moment}\\n".encode())
-
-    def end(*_):
-        say("interrupted", time.monotonic())
-        sys.exit(0)
-
-    signal.signal(signal.SIGINT, end)
-    with open(os.path.join(os.environ["BACKPROP_RUN_DIR"], "time-box.json")) as file:
-        say("deadline", json.load(file)["deadline"])
-    while True:
-        say("spoke", time.monotonic())
-        time.sleep(0.01)
-"""
 HARDLY_S = 0.05
-
-
-class Hanging:
-    """A run whose probe hangs from its first samples on, and what the script said: word, said at, heard at."""
-
-    def __init__(self, project: Project, hang: Callable[[], None], *words: object, is_stopped: bool) -> None:
-        project.write("speak.py", SPEAKING)
-        self.heard: list[tuple[str, float, float]] = []
-        self.stopped_at = 0.0
-        running = project.start("run", "speak.py", *OFTEN, *words)
-        assert running.stdout
-        for line in running.stdout:
-            word, said = line.split()
-            self.heard.append((word.decode(), float(said), time.monotonic()))
-            if len(self.heard) == 20:
-                hang()
-            if len(self.heard) == 120 and is_stopped:
-                self.stopped_at = time.monotonic()
-                running.send_signal(signal.SIGTERM)
-        self.ended_at = time.monotonic()
-        self.done = project.end(running)
-
-    def said_at(self, word: str) -> float:
-        found = [said for other, said, _ in self.heard if other == word]
-        assert found, f"the script never said {word!r}: {self.heard[-3:]}, {self.done}"
-        return found[0]
 
 
 @pytest.fixture(params=["nvidia-smi", "nvml"])
 def start_hanging(
-    request: pytest.FixtureRequest, tmp_path: Path, library: Path
+    request: pytest.FixtureRequest, tmp_path: Path, library: Callable[[], Path]
 ) -> Iterator[Callable[..., Hanging]]:
     """Run a script under a probe that works at first and then hangs."""
     projects: list[Project] = []
@@ -376,7 +226,7 @@ def start_hanging(
         place = tmp_path / str(len(projects))
         place.mkdir()
         if request.param == "nvml":
-            nvml = NvmlProject(place, library)
+            nvml = NvmlProject(place, library())
             gpu = StubGpu(uuid="GPU-1", total=24576, free=24576, temp=50)
             nvml.nvml.set(gpu)
             projects.append(nvml)
@@ -480,7 +330,37 @@ def test_one_failed_reading_among_hot_ones_does_not_keep_a_run_going(project: Gp
     project.end(running)
 
 
-# --- the ends of the longer stories -------------------------------------------------------------
+# --- the ends of the stories ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probe", ["nvidia-smi", "nvml"])
+def test_a_run_is_paused_at_95_still_paused_at_84_and_continued_at_60(
+    stories: Mapping[str, Future[Heat]], probe: str
+) -> None:
+    story = stories[f"heat by {probe}"].result()
+    if story.readings_until_paused is not None:
+        assert 3 <= story.readings_until_paused <= 4
+    assert story.at_84["status"] == "paused"
+    assert story.ticks_at_84 == story.ticks_at_rest, "the script went on while it was paused"
+    assert story.continued_after_s < 3
+
+
+@pytest.mark.parametrize("probe", ["nvidia-smi", "nvml"])
+def test_paused_time_is_outside_the_time_box_and_the_record_tells_the_pause(
+    stories: Mapping[str, Future[Heat]], probe: str
+) -> None:
+    story = stories[f"heat by {probe}"].result()
+    (pause,) = pauses(story.record)
+    paused_s = (pause["end"] - pause["begin"]) / 1000
+    assert paused_s >= DWELL_S
+    assert story.lived_s - paused_s == pytest.approx(Heat.box_s, abs=0.6)
+    assert (story.record["status"], story.done.code) == ("timeboxed", 0)
+    assert pause["cause"] == "GPU temperature: GPU 0 is at 95 C, 85 C is the limit"
+    assert story.paused["reason"] == story.at_84["reason"] == pause["cause"]
+    assert story.record["reason"] is None
+    assert f"backprop: paused: {pause['cause']}\nbackprop: continued\n" in story.done.err
+    assert f"paused ({pause['cause']})" in story.shown
+    assert f"still: {pause['cause']}" in story.shown
 
 
 def test_a_run_paused_because_of_heat_stays_so_while_its_gpu_is_silent(
