@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import msgspec
 
@@ -105,7 +104,7 @@ def cpu_model(cache_file: Path, proc: Path = PROC) -> str | None:
 # ---------------------------------------------------------------------------------------------
 
 
-class _Limits(NamedTuple):
+class _Limits(msgspec.Struct, frozen=True):
     """What cgroups allow this process: bytes of memory for each that may limit it, and cores; None is unknown."""
 
     memory_b: tuple[tuple[Path, float | None], ...]

@@ -6,7 +6,8 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from .patterns import pattern
 
@@ -15,7 +16,7 @@ _MOST_BYTES = 4096
 RUN_ID = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class Process(NamedTuple):
+class Process(msgspec.Struct, frozen=True):
     """A process as /proc shows it; `pid` and `ticks`, when it started, together are its identity."""
 
     pid: int
@@ -64,7 +65,7 @@ def look_at(pid: int) -> Process | None:
 def start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None when it is gone."""
     process = look_at(pid)
-    return process and process.ticks
+    return None if process is None else process.ticks
 
 
 def is_alive(pid: int | None, ticks: int | None) -> bool:

@@ -5,8 +5,7 @@ Celsius (`_c`), shares in percent from 0 to 100 (`_pct`), moments in millisecond
 where a record is written to a file.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: msgspec would compile and evaluate each one, one by one.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,7 +92,7 @@ class Limits(
     stop_grace_seconds: float = 30.0
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Limits:
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Pick the limits out of settings as a settings file holds them."""
         gpu = {f"gpu.{key}": value for key, value in (settings.get("gpu") or {}).items()}
         return msgspec.convert({**settings, **gpu}, cls)
@@ -569,7 +568,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
         }
 
     @classmethod
-    def from_json(cls, raw: bytes | str) -> RunRecord:
+    def from_json(cls, raw: bytes | str) -> Self:
         """Decode one record, as this or an older version wrote it.
 
         :raises StorageError: when it is no record, or a newer version wrote it.
@@ -580,7 +579,7 @@ class RunRecord(Record, frozen=True, rename="camel"):
             raise StorageError(f"a run record cannot be read: {error}") from error
 
     @classmethod
-    def from_dict(cls, values: Any) -> RunRecord:
+    def from_dict(cls, values: Any) -> Self:
         """Decode one record from plain JSON values; absent and null keys take their defaults."""
         if not isinstance(values, dict):
             raise StorageError("a run record is not a JSON object")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from backprop_core.bundles import INDEX, shards_of
 from backprop_core.clock import now_s
@@ -48,14 +49,14 @@ class Find(Record, frozen=True):
     is_second_choice: bool = False
 
 
-class Findings(NamedTuple):
+class Findings(msgspec.Struct, frozen=True):
     """What a search has found, the oldest first; `is_cut` when it ended before it had looked everywhere."""
 
     finds: tuple[Find, ...]
     is_cut: bool = False
 
 
-class _Place(NamedTuple):
+class _Place(msgspec.Struct, frozen=True):
     folder: str
     depth: int
     is_start: bool

@@ -4,11 +4,9 @@ typer takes longer to import than most commands take to run. So no command impor
 parameters with the records here, from which `typed` builds typer's and `direct` reads plain command lines.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args, get_origin, get_type_hints
 
 from backprop_core.records import Record
 from backprop_core.settings import DECLARED
@@ -82,7 +80,7 @@ class Given(Record, frozen=True):
     no_local_plugins: bool = False
     trace: bool = False
     script_arguments: tuple[str, ...] = ()
-    loaded: Loaded | None = None
+    loaded: "Loaded | None" = None
 
 
 class Parameter(Record, frozen=True):
@@ -180,7 +178,7 @@ class Command:
             values["flags"] = {key: text for key, text in texts.items() if text is not None}
         return self.function(given, **values)
 
-    def with_options(self, options: Sequence[OptionSetting]) -> Command:
+    def with_options(self, options: Sequence["OptionSetting"]) -> Self:
         """Return the same command with the options that plugins declare."""
         from copy import copy
 
@@ -234,7 +232,7 @@ def _flag(key: str) -> Parameter:
 _AMOUNTS = {str: "TEXT", int: "N", float: "NUMBER"}
 
 
-def _plugins_flag(name: str, setting: OptionSetting) -> Parameter:
+def _plugins_flag(name: str, setting: "OptionSetting") -> Parameter:
     default = "" if setting.default in (None, False) else f" [default: {_shown(setting.default)}]"
     declared = Option(
         names=("/".join(setting.flags),),

@@ -1,7 +1,5 @@
 """`backprop list`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Collection, Sequence

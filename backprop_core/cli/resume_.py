@@ -1,7 +1,5 @@
 """`backprop resume`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

@@ -8,7 +8,8 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from backprop_core.clock import now_s
 
@@ -28,7 +29,7 @@ MAX_SOURCE_BYTES = 500_000
 _CAUGHT = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
 
 
-class Import(NamedTuple):
+class Import(msgspec.Struct, frozen=True):
     """One import statement; `level` counts the dots of a relative one."""
 
     module: str
@@ -37,7 +38,7 @@ class Import(NamedTuple):
     weight: float
 
 
-class Source(NamedTuple):
+class Source(msgspec.Struct, frozen=True):
     """A file to be read; `weight` is what an unconditional import in it counts."""
 
     path: Path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from backprop_core.patterns import pattern
 
@@ -15,7 +16,7 @@ _PLACE = pattern(rf"[^\s\0:*?\"<>|]{{1,{MOST_PLACE_LENGTH}}}")
 _WITHOUT_VALUE = frozenset({"store_true", "store_false", "store_const", "count", "append_const"})
 
 
-class Texts(NamedTuple):
+class Texts(msgspec.Struct, frozen=True):
     """What stands as whole string constants in a source; parts of f-strings do not count.
 
     `options` are long options, `valued` those of them that are declared as taking a value, `switches` those that

@@ -95,7 +95,7 @@ def test_a_search_ends_at_its_bounds_and_says_so(tmp_path: Path, monkeypatch: py
     assert 0 < len(findings.finds) < 30
     monkeypatch.setattr(search, "MOST_ENTRIES", 50_000)
     monkeypatch.setattr(search, "MOST_S", -1.0)
-    assert search.search([tmp_path], FILES, 0) == ((), True)
+    assert search.search([tmp_path], FILES, 0) == search.Findings((), is_cut=True)
 
 
 def test_a_search_goes_only_so_deep(tmp_path: Path) -> None:

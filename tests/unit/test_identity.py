@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from kit import wait_for
 
@@ -143,7 +144,7 @@ def test_a_signal_reaches_the_process_that_was_seen_and_no_heir_of_its_number() 
         assert is_alive(pid, seen.ticks)
         assert not is_alive(pid, seen.ticks - 1)
         assert not is_alive(pid, None)
-        assert not send(seen._replace(ticks=seen.ticks - 1), signal.SIGKILL)
+        assert not send(msgspec.structs.replace(seen, ticks=seen.ticks - 1), signal.SIGKILL)
         assert is_alive(pid, seen.ticks)
         assert send(seen, signal.SIGKILL)
         wait_for(lambda: not is_alive(pid, seen.ticks), "it to end")

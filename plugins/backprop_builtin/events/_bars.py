@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from backprop_core import pattern
 
@@ -11,7 +11,7 @@ _OF_TOTAL = pattern(r" {0,200}([0-9]{1,18})/([0-9]{1,18}|\?) \[([^\]]{0,1000})\]
 _WITHOUT_TOTAL = pattern(r"(?:^|[ :])([0-9]{1,18})it \[([^\]]{0,500})\]")
 
 
-class Bar(NamedTuple):
+class Bar(msgspec.Struct, frozen=True):
     """One drawing of a bar.
 
     `total` is None where it is not known; `items` stand behind the rate. `behind` is what somebody printed next:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from backprop_core import Gpu, RunRequest, memory_limit_mb
 
@@ -16,7 +17,7 @@ IMPORT_HOOK = "import hook"
 WATCHED_ONLY = "watched only"
 
 
-class MemoryLimit(NamedTuple):
+class MemoryLimit(msgspec.Struct, frozen=True):
     """The limit on one GPU, as MiB and as a share of it (up to 1); None where the GPU's total is unknown."""
 
     mb: float | None

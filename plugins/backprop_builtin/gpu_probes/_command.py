@@ -8,7 +8,9 @@ import os
 import signal
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from backprop_core import ProbeError
 
@@ -21,7 +23,7 @@ _asked: set[Popen[str]] = set()
 """Children that have not answered yet, of any thread."""
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """How a tool ended and what it printed; `code` is -N when signal N ended it."""
 
     code: int
