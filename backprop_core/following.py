@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from . import holding, registry
 from .admission import Admitted
 from .causes import TAIL_BYTES
-from .checkpoints import SEARCH_CUT_SHORT, CheckpointWatch, Neighbour
 from .checkpoints.ledger import Known, in_order
+from .checkpoints.neighbours import disputed_in_words
+from .checkpoints.search import SEARCH_CUT_SHORT
+from .checkpoints.watching import CheckpointWatch
 from .clock import now_ms, now_s
 from .description import code_of
 from .errors import StorageError
@@ -21,9 +22,10 @@ from .machine import Monitor
 from .observers import Observers
 from .output_log import OutputLog
 from .plugins import Plugins
-from .records import CheckpointSaved, Event, Intent, Machine, ProgressBatch, Record, RunRecord, Script
+from .records import CheckpointSaved, Event, Intent, Machine, ProgressBatch, RunRecord, Script
 from .states import RunState
 from .supervisor import Control
+from .view import Snapshot, View
 
 UNTIL_SLACK_MS = 1000
 """The time box ends first where no pause and no extension has moved it."""
@@ -31,64 +33,6 @@ PERSON = "person"
 GOVERNOR, STALLED, UNTIL = "governor", "stalled", "until"
 """What we stop a run for of our own accord, as `Control.stop` is told."""
 _CAUSES = {PERSON: "paused by `backprop pause`", "Ctrl-Z": "Ctrl-Z"}
-
-
-class Snapshot(Record, frozen=True):
-    """How a running attempt stands, for display. `deadline_s` is on the monotonic clock."""
-
-    record: RunRecord
-    deadline_s: float
-    machine: Machine | None = None
-    phase: str = ""
-    started_s: float = 0.0
-    paused_s: float | None = None
-
-
-class View(Protocol):
-    """Where a person looks: the command line implements it."""
-
-    every_s: float
-    """How often it is to be shown how the run stands. Requests are looked for as often; a second is soon enough,
-    since whoever asks on this machine rings as well."""
-
-    def tell(self, text: str) -> None:
-        """Show a line of ours."""
-
-    def output(self, data: bytes) -> None:
-        """Show what the script printed."""
-
-    def is_behind(self) -> bool:
-        """Try for a moment to show what could not be shown at once; tell whether some is still left."""
-        ...
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Show how the run stands."""
-
-    def waiting(self, reasons: Sequence[str], place: int, total: int) -> None:
-        """Show why the run has not started yet; without reasons the wait is over."""
-
-    def suspend(self) -> None:
-        """Let go of the terminal for Ctrl-Z."""
-
-    def resume(self) -> None:
-        """Take the terminal back."""
-
-
-def as_neighbour(other: RunRecord | None, record: RunRecord) -> Neighbour | None:
-    """Describe a run whose checkpoints may be taken for those of this one."""
-    return (
-        None
-        if other is None
-        else Neighbour(run_id=other.id, has_same_script=other.script_path == record.script_path)
-    )
-
-
-def disputed_in_words(neighbour: Neighbour) -> str:
-    """Say why some of what was found is left out, and what to do about it."""
-    return (
-        f"checkpoints were found that may be those of run {neighbour.run_id}, which trained in the same folder at "
-        "the same time: they are left out; give each run an output folder of its own, or name one with -r"
-    )
 
 
 class Following:

@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 
 from . import registry
-from .checkpoints import ledger, measure
+from .checkpoints import ledger
 from .checkpoints.ledger import Known
+from .checkpoints.search import measure
 from .errors import UsageError
 from .holding import hold, make_folder, run_folder
 from .interfaces import Storage

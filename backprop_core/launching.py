@@ -9,7 +9,6 @@ from pathlib import Path
 
 from . import attempt, holding, registry
 from .admission import HOW_TO_GET_IN
-from .attempt import Order, Result
 from .budgets import job_minutes
 from .chosen import guarded_launcher
 from .clock import now_s
@@ -20,6 +19,7 @@ from .opening import Opened
 from .records import EngineState, LaunchPlan, RunRecord
 from .redaction import without_secrets
 from .states import LIVE, RunState
+from .terms import Order, Result
 
 FOLLOW_S = 0.05
 LAST_WORD_S = 5.0

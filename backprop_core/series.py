@@ -12,19 +12,18 @@ from contextlib import suppress
 import msgspec
 
 from . import attempt, registry
-from .attempt import Order, Result
 from .budgets import is_series, left_s
 from .causes import RETRIED
 from .clock import now_ms
 from .errors import RefusedError, StorageError
-from .following import View
 from .interfaces import Storage
 from .interrupts import Interrupted
 from .opening import Opened
-from .orders import next_order
 from .records import Attempt, Record, RunRecord
 from .settings import Settings
 from .states import RunState
+from .terms import STOPPED_WITH, GoesOn, Order, Result
+from .view import View
 
 UNSEEN = "neither steps nor checkpoints show that the script goes on where it was; --slices N runs it N times"
 LEAST_LEFT_S = 1.0
@@ -80,12 +79,14 @@ def series_of(settings: Settings, first: int, left: float | None) -> Series:
     return Series(most=most, retries=settings.retries, first=first, left_s=left)
 
 
-def _go_on(order: Order, result: Result, opened: Opened, view: View, goes_on: attempt.GoesOn) -> Result:
+def _go_on(order: Order, result: Result, opened: Opened, view: View, goes_on: GoesOn) -> Result:
     """Run the next time box; what keeps it from beginning ends the series."""
+    from .resuming import next_order
+
     storage = opened.storage
     try:
         if result.asked:
-            raise Interrupted(attempt.STOPPED_WITH[result.asked], result.asked)
+            raise Interrupted(STOPPED_WITH[result.asked], result.asked)
         following = next_order(order, result.record, opened, view)
         return attempt.run(following, opened.plugins, storage, view, goes_on)
     except Interrupted as interrupted:

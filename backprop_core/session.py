@@ -12,15 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import attempt, holding, registry, series
-from .attempt import Order, Result
 from .description import memory_layer
 from .errors import RefusedError, StorageError, UsageError
-from .following import View
-from .launching import choose_launcher, launch, launch_plan
 from .opening import Ask, Opened, close, open_all
-from .orders import DRY, new_order, order_for, recall, refuse_other_code, resume_order
+from .orders import DRY, new_order, order_for
 from .records import Record, RunRecord, Script
+from .terms import Order, Result
 from .traces import script_of
+from .view import View
 
 
 class DryRun(Record, frozen=True):
@@ -52,6 +51,8 @@ def resume(reference: str, ask: Ask, view: View, environ: Mapping[str, str]) -> 
 
     :raises BackpropError: with the exit code that fits; then the record is as it was.
     """
+    from .resuming import recall, resume_order
+
     record = recall(reference, ask, environ)
     again = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
     with _closing(again, view) as opened:
@@ -85,6 +86,8 @@ def _refuse_other_code(record: RunRecord, script: Script, opened: Opened) -> Non
 
     :raises UsageError: when it is not; then the record is as it was.
     """
+    from .resuming import refuse_other_code
+
     try:
         refuse_other_code(record, script)
     except UsageError:
@@ -98,6 +101,8 @@ def dry_run(ask: Ask, view: View, environ: Mapping[str, str], *, reference: str 
         opened = open_all(ask, environ, script=ask.script)
         order = new_order(ask, opened, environ, is_dry=True)
     else:
+        from .resuming import recall, resume_order
+
         record = recall(reference, ask, environ)
         opened = open_all(ask, environ, script=Path(record.script_path), recorded=record.settings)
         order = resume_order(record, ask, opened, environ, view, is_dry=True)
@@ -127,6 +132,8 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
             view.tell(warning)
         if not order.is_detached and opened.resolved.settings.launcher == "local":
             return series.run(order, opened, view)
+        from .launching import choose_launcher, launch
+
         return launch(order, opened, choose_launcher(opened), view.tell)
     finally:
         with suppress(OSError):  # a plugin may have closed it
@@ -142,7 +149,11 @@ def rehearse(order: Order, opened: Opened, view: View) -> DryRun:
     weighed = door.look()
     gpus = door.choose(weighed)
     job = attempt.prepare(order, gpus, door.probe, opened.plugins)
-    is_local = opened.resolved.settings.launcher == "local"
+    rendered = None
+    if opened.resolved.settings.launcher != "local":
+        from .launching import choose_launcher, launch_plan
+
+        rendered = choose_launcher(opened).render(launch_plan(order))
     return DryRun(
         reasons=weighed.verdict.reasons,
         warnings=weighed.verdict.warnings,
@@ -152,5 +163,5 @@ def rehearse(order: Order, opened: Opened, view: View) -> DryRun:
         framework=order.framework.name if order.framework else None,
         gpus=tuple(f"{gpu.index} ({gpu.name or gpu.id})" for gpu in gpus),
         memory_layer=memory_layer(order.framework, opened.plugins, order.request, gpus),
-        launcher=None if is_local else choose_launcher(opened).render(launch_plan(order)),
+        launcher=rendered,
     )

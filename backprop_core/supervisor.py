@@ -1,57 +1,30 @@
-"""The core's end of a running attempt: the keeper, the output pipe, signals, and the ticking of watchers."""
+"""The core's end of a running attempt: the output pipe, the keeper's messages, signals, and the ticking of watchers."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import time
-from _socket import socket, socketpair  # `socket` around it takes longer to import than a keeper to start
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
 
 from .clock import now_s
-from .errors import BackpropError
-from .interrupts import served_elsewhere
-from .keeper import PR_SET_CHILD_SUBREAPER, Tree, command, prctl
+from .keeper import Tree
 from .records import ProcessExit, Record
+from .starting import PIPE_BYTES, STOP_SIGNALS, Keeper, Signals
 
-PIPE_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
 """What is made of so much fits a processor's cache, and the allocator keeps the memory for the next."""
 SMALL_BYTES = PIPE_BYTES // 4
 COALESCE_S = 0.005
 START_LIMIT_S = 10.0
 DRAIN_S = 2.0
-TERM_S = 5.0
 LOOKS = 20
 LOOK_EVERY_S = 0.002
-STOP_SIGNALS = {
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGTERM: "SIGTERM",
-    signal.SIGHUP: "the terminal was closed",
-}
-
-
-Signals = tuple[socket, socket]
-"""Both ends of what `held_signals` makes: numbers of signals come out of the first, a 0 is a call to look."""
-
-
-class Job(Record, frozen=True):
-    """What the keeper is to start and hold."""
-
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    cwd: Path
-    limit_s: float
-    grace_s: float
-    max_pause_s: float
-    time_box_file: Path
 
 
 class Ending(Record, frozen=True):
@@ -113,61 +86,16 @@ class Sink(Protocol):
         """The person brought us back with `fg`."""
 
 
-class WaitingKeeper:
-    """A keeper that starts meanwhile and waits for its plan; let go without one, it leaves no trace.
-
-    `locks` are descriptors that stay open as long as it lives, `script_end` is the script's end of the output pipe, by
-    the number that it has in the keeper.
-
-    :raises BackpropError: when it does not start.
-    """
-
-    def __init__(self, locks: Sequence[int]) -> None:
-        self._output, self.script_end = os.pipe()
-        self._control, theirs = socketpair()
-        self.locks = tuple(locks)
-        self._is_ours = True
-        with suppress(OSError):  # a user's pipes may take 64 MiB in all; the default of 64 KiB works too
-            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        # Elsewhere than on Linux, what a killed keeper leaves is out of reach.
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        try:
-            inherited = (theirs.fileno(), self._output, self.script_end, *locks)
-            self._pid = _spawn(command(theirs.fileno()), inherited)
-        except BaseException:
-            os.close(self._output)
-            raise
-        finally:
-            theirs.close()
-            os.close(self.script_end)
-
-    def take(self) -> tuple[int, socket, int]:
-        """Hand over its process id, the control socket and our end of the output pipe."""
-        self._is_ours = False
-        return self._pid, self._control, self._output
-
-    def let_go(self) -> None:
-        """Have it leave, and wait for that, unless it was taken: its locks are free again then."""
-        if not self._is_ours:
-            return
-        self._is_ours = False
-        with suppress(OSError):  # a plugin may have closed what is not its own
-            self._control.close()
-        with suppress(OSError):
-            os.close(self._output)
-        with suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-
-
 class Supervisor:
     """Supervises one attempt in the calling thread, which must be the main one.
 
     :param signals: Where the signals that we serve arrive, from `held_signals`.
+    :param keeper: One that has its plan.
     """
 
-    def __init__(self, job: Job, sink: Sink, signals: Signals, keeper: WaitingKeeper) -> None:
-        self._job = job
-        self._waiting = keeper
+    def __init__(self, sink: Sink, signals: Signals, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._control, self._output = keeper.control, keeper.output
         self._sink = sink
         self._wakeup = signals
         self._sent = b""
@@ -213,47 +141,24 @@ class Supervisor:
     # --- the story ---
 
     def run(self) -> Ending:
-        """Start the script, follow it to its end, and return when nothing of it is left."""
-        self._keeper, self._control, self._output = self._waiting.take()
+        """Follow the script to its end, and return when nothing of it is left."""
         try:
-            if self._give_plan():
+            if self._is_reachable():
                 self._follow()
         finally:
-            with suppress(OSError):
-                self._control.close()
-            with suppress(OSError):
-                os.close(self._output)
-        self._reap_keeper()
+            self._keeper.close()
+        self._keeper.reap()
         return msgspec.structs.replace(self._ending, asked=self._asked)
 
-    def _give_plan(self) -> bool:
-        """Let the keeper start the script; False where somebody has closed what we reach it by."""
+    def _is_reachable(self) -> bool:
+        """Tell whether we still have what the keeper is reached by: somebody may have closed it."""
         try:
-            self._plan()
             self._control.setblocking(False)
             os.set_blocking(self._output, False)
         except OSError:
             self._on_descriptors_gone()
             return False
         return True
-
-    def _plan(self) -> None:
-        job = self._job
-        plan = {
-            "argv": job.argv,
-            "env": dict(job.environment),
-            "cwd": str(job.cwd),
-            "output": self._waiting.script_end,
-            "drain": self._output,
-            "locks": self._waiting.locks,
-            "limit_s": job.limit_s,
-            "grace_s": job.grace_s,
-            "term_s": TERM_S,
-            "max_pause_s": job.max_pause_s,
-            "time_box_file": str(job.time_box_file),
-        }
-        with suppress(OSError):  # a keeper that died at once is noticed when its end of the socket closes
-            self._control.sendall(_as_line(plan))
 
     def _follow(self) -> None:
         poll = select.poll()
@@ -344,7 +249,7 @@ class Supervisor:
         match said["is"]:
             case "started":
                 self._pid = said["pid"]
-                self._sink.started(self, self._keeper, said["pid"], said["deadline"])
+                self._sink.started(self, self._keeper.pid, said["pid"], said["deadline"])
             case "failed":
                 self._ending = Ending(exit=None, message=said["message"])
             case "paused":
@@ -372,7 +277,7 @@ class Supervisor:
             self._ending = Ending(exit=None, message="the keeper process did not start")
         elif self._ending.exit is None and self._pid is not None:
             self._ending = Ending(exit=ProcessExit(signal=signal.SIGKILL), message="the keeper was killed")
-        end_descendants(spare={self._keeper})
+        end_descendants(spare={self._keeper.pid})
 
     def _on_descriptors_gone(self) -> None:
         """Somebody in this process closed what is not theirs: the keeper notices, and ends the run by the ladder."""
@@ -387,10 +292,6 @@ class Supervisor:
             ready, _, _ = select.select([self._output], [], [], max(0.0, end_s - now_s()))
             if ready:
                 self._read_output()
-
-    def _reap_keeper(self) -> None:
-        with suppress(ChildProcessError):
-            os.waitpid(self._keeper, 0)
 
     # --- signals ---
 
@@ -431,72 +332,6 @@ class Supervisor:
     def _tell(self, **message: Any) -> None:
         with suppress(OSError):  # a keeper that is gone is noticed by its socket
             self._control.sendall(msgspec.json.encode(message) + b"\n")
-
-
-def _as_line(message: Mapping[str, Any]) -> bytes:
-    """Encode for the keeper; text that is not Unicode (names of files may hold any bytes) goes as escapes."""
-    try:
-        return msgspec.json.encode(message) + b"\n"
-    except UnicodeEncodeError:
-        import json
-
-        return json.dumps(message).encode() + b"\n"
-
-
-def _spawn(argv: Sequence[str], inherited: Sequence[int]) -> int:
-    for descriptor in inherited:
-        os.set_inheritable(descriptor, True)
-    try:
-        return os.posix_spawn(
-            argv[0],
-            list(argv),
-            os.environ,
-            setsid=True,
-            # What is sent to our process group may reach it before it has left that; it drops this.
-            setsigmask=[*STOP_SIGNALS, signal.SIGTSTP],
-            setsigdef=[signal.SIGPIPE],
-        )
-    except OSError as error:
-        raise BackpropError(f"the keeper process does not start: {error}") from error
-    finally:
-        for descriptor in inherited:
-            os.set_inheritable(descriptor, False)
-
-
-@contextmanager
-def held_signals(*, on_hangup: bool = True) -> Iterator[Signals]:
-    """Turn the signals we serve into bytes on a socket while the block runs.
-
-    The block begins before a record says that the run is going on and lasts until one says how it ended, so
-    that no Ctrl-C in between loses either. SIGHUP is left alone where it was ignored from the start (nohup), or
-    on request.
-    """
-    ours, theirs = socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    served = [signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT]
-    if on_hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        served.append(signal.SIGHUP)
-    before = {number: signal.signal(number, served_elsewhere) for number in served}
-    old_wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    try:
-        yield ours, theirs
-    finally:
-        signal.set_wakeup_fd(old_wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for end in (ours, theirs):
-            with suppress(OSError):
-                end.close()
-
-
-def late_stop(signals: Signals) -> str | None:
-    """Return which stop came after the script had ended, in the words of `STOP_SIGNALS`; None without one."""
-    try:
-        numbers = signals[0].recv(4096)
-    except OSError:
-        return None
-    return next((STOP_SIGNALS[signal.Signals(n)] for n in numbers if n in set(STOP_SIGNALS)), None)
 
 
 def end_descendants(spare: Collection[int]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import holding, registry
-from .checkpoints import Neighbour, Whereabouts, forms_for, ledger, look, recollected, undisputed
+from .checkpoints import ledger
+from .checkpoints.forms import forms_for
+from .checkpoints.neighbours import Neighbour, as_neighbour
+from .checkpoints.places import Whereabouts
 from .description import choose_framework, describe_script
-from .following import as_neighbour
 from .interfaces import Framework
 from .opening import Opened
 from .plugins import guarded
@@ -31,6 +33,9 @@ class Traces(Record, frozen=True):
 
 def traces_of(record: RunRecord, script: Script, opened: Opened) -> Traces:
     """Tell what is known of a run's checkpoints; of one that is not live, with a look at the disk."""
+    from .checkpoints.choice import recollected
+    from .checkpoints.watching import look, undisputed
+
     _, forms = frameworks_of(opened, script)
     where = whereabouts(record, script, forms, opened)
     remembered = ledger.read(where.folder)

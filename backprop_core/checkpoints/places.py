@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from backprop_core.records import Record, Script
+from backprop_core.records import CheckpointForm, Record, Script
 
 DATA = frozenset({"data", "dataset", "datasets", "raw", "processed", "cache"})
 """Folders that hold what is learned from; such a name in the source makes no place of it."""
@@ -25,6 +25,26 @@ class Places(Record, frozen=True):
     def all(self) -> tuple[Path, ...]:
         """Every folder once, the most likely first."""
         return tuple(dict.fromkeys([*self.by_arguments, *self.by_source, *self.usual]))
+
+
+class Whereabouts(Record, frozen=True):
+    """What tells where a run's checkpoints may be, and what they look like.
+
+    Which folders there are is seen anew at each look: the script makes some of them. `pattern` is the setting
+    `checkpointGlob`; `since_ms` is when the run first started, in ms since 1970.
+    """
+
+    cwd: Path
+    folder: Path
+    since_ms: int
+    script: Script
+    arguments: tuple[str, ...] = ()
+    forms: tuple[CheckpointForm, ...] = ()
+    pattern: str | None = None
+
+    def places(self) -> Places:
+        """List the folders that are worth a search now."""
+        return places_of(self.script, self.arguments, self.cwd, self.folder)
 
 
 def places_of(script: Script, arguments: Sequence[str], cwd: Path, run_dir: Path | None) -> Places:

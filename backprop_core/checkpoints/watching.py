@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from backprop_core.clock import now_ms, now_s
-from backprop_core.records import CheckpointForm, CheckpointSaved, Record, Script
+from backprop_core.records import CheckpointForm, CheckpointSaved, Record
 
 from . import ledger
 from .ledger import Known
-from .places import Places, is_within, places_of
+from .neighbours import Neighbour
+from .places import Whereabouts, is_within
 from .search import Find, measure, search
 from .validity import what_is_wrong
 
@@ -23,26 +24,6 @@ COST_SHARE = 0.001
 SETTLED_MS = 2000
 """How long a checkpoint must not have been written to before it counts, while the script may be writing it."""
 LAST_LOOK_S = 3.0
-
-
-class Whereabouts(Record, frozen=True):
-    """What tells where a run's checkpoints may be, and what they look like.
-
-    Which folders there are is seen anew at each look: the script makes some of them. `pattern` is the setting
-    `checkpointGlob`; `since_ms` is when the run first started, in ms since 1970.
-    """
-
-    cwd: Path
-    folder: Path
-    since_ms: int
-    script: Script
-    arguments: tuple[str, ...] = ()
-    forms: tuple[CheckpointForm, ...] = ()
-    pattern: str | None = None
-
-    def places(self) -> Places:
-        """List the folders that are worth a search now."""
-        return places_of(self.script, self.arguments, self.cwd, self.folder)
 
 
 class Looked(Record, frozen=True):
@@ -103,13 +84,6 @@ def _from_pattern(where: Whereabouts) -> list[Find]:
     paths = (Path(where.cwd, name) for name in glob.iglob(where.pattern, root_dir=where.cwd, recursive=True))
     finds = (find for path in paths if (find := measure(path, where.forms)))
     return [find for find in finds if find.at_ms >= where.since_ms]
-
-
-class Neighbour(Record, frozen=True):
-    """Another run that trains, or trained, in the same folder at the same time; its checkpoints lie there, too."""
-
-    run_id: str
-    has_same_script: bool
 
 
 def undisputed(

@@ -28,7 +28,7 @@ def main() -> None:
     )  # who started us with signals blocked must still be able to stop us
     _calm_interrupts()
     try:
-        _import_msgspec()
+        _import_libraries()
         from .app import run_command
 
         code = run_command(sys.argv[1:])
@@ -40,15 +40,25 @@ def main() -> None:
     sys.exit(code)
 
 
-def _import_msgspec() -> None:
-    """Import msgspec without `typing_extensions`, which it takes where it is there, and of which it needs nothing."""
-    if "typing_extensions" in sys.modules:
-        return
-    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # which says that there is none
+def _import_libraries() -> None:
+    """Import what every command needs, without what that imports and nobody needs.
+
+    `typing_extensions` is one of these: msgspec takes it where it is there, and needs nothing of it.
+    """
+    from .put_off import HARDLY_USED, put_off
+
+    is_there = "typing_extensions" in sys.modules
+    if not is_there:
+        sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # which says that there is none
     try:
-        import msgspec  # noqa: F401
+        with put_off(HARDLY_USED):
+            import pathlib  # noqa: F401
+
+            import msgspec  # noqa: F401
+            import pluggy  # noqa: F401
     finally:
-        del sys.modules["typing_extensions"]
+        if not is_there:
+            del sys.modules["typing_extensions"]
 
 
 def _calm_interrupts() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 from backprop_core import recovery, registry
-from backprop_core.checkpoints import SEARCH_CUT_SHORT, named_by_plugins, what_is_wrong
+from backprop_core.checkpoints.choice import named_by_plugins
 from backprop_core.checkpoints.ledger import Known, in_order
+from backprop_core.checkpoints.neighbours import disputed_in_words
+from backprop_core.checkpoints.search import SEARCH_CUT_SHORT
+from backprop_core.checkpoints.validity import what_is_wrong
 from backprop_core.clock import as_datetime
 from backprop_core.errors import NotFoundError, UsageError
-from backprop_core.following import disputed_in_words
 from backprop_core.identity import host_name
 from backprop_core.keeping import delete, surplus
 from backprop_core.opening import Ask, Opened, close, open_all

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from backprop_core.clock import now_s
-from backprop_core.following import Snapshot
 from backprop_core.forecast import in_words, time_boxes_left
 from backprop_core.records import RunRecord
 from backprop_core.units import escape, format_duration
+from backprop_core.view import Snapshot
 
 from .colours import STATE_STYLE
 from .harmless import harmless

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from backprop_core.errors import BackpropError
 from backprop_core.opening import Ask, Loaded, settle
-from backprop_core.orders import recall
 from backprop_core.plugin_options import OptionSetting, declared, refuse_clashes
 from backprop_core.records import Record
+from backprop_core.resuming import recall
 
 from .app import complain, say
 from .declared import Option, Parameter, parameters_of, with_globals

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from backprop_core.attempt import Result
 from backprop_core.clock import now_ms
 from backprop_core.errors import ExitCode
 from backprop_core.forecast import goal_of, in_words, time_boxes_left
@@ -15,6 +14,7 @@ from backprop_core.records import RunRecord
 from backprop_core.redaction import redacted
 from backprop_core.session import DryRun
 from backprop_core.states import LIVE, RESUMABLE, RunState
+from backprop_core.terms import Result
 from backprop_core.units import escape, format_duration
 
 from .app import say

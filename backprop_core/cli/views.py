@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
-from backprop_core.following import Snapshot
 from backprop_core.units import escape
+from backprop_core.view import Snapshot
 
 from .app import say
 from .outlet import Outlet

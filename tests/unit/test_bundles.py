@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backprop_core.bundles import shards_of
-from backprop_core.checkpoints import measure, what_is_wrong
+from backprop_core.checkpoints.search import measure
+from backprop_core.checkpoints.validity import what_is_wrong
 from backprop_core.removing import remove_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "tf_checkpoints"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from checkpoint_files import archive, cut, hf_checkpoint, written_at
 
-from backprop_core.checkpoints import Whereabouts, ledger, look, search
-from backprop_core.checkpoints.places import places_of
+from backprop_core.checkpoints import ledger, search
+from backprop_core.checkpoints.places import Whereabouts, places_of
 from backprop_core.checkpoints.search import Find, measure
+from backprop_core.checkpoints.watching import look
 from backprop_core.records import CheckpointForm, Script
 
 TRAINER = CheckpointForm(name="checkpoint-[0-9]*", is_folder=True, step=r"checkpoint-(\d+)$")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from checkpoint_files import archive, cut, hdf5, hf_checkpoint, safetensors
 
-from backprop_core.checkpoints import what_is_wrong
+from backprop_core.checkpoints.validity import what_is_wrong
 from backprop_core.records import CheckpointForm
 
 TRAINER = CheckpointForm(

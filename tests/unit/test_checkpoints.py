@@ -10,14 +10,10 @@ from pathlib import Path
 import pytest
 from fake_plugins import bring, plugins_with
 
-from backprop_core.checkpoints import (
-    Whereabouts,
-    checkpoint_given,
-    look,
-    newest_valid,
-    recollected,
-    what_is_wrong,
-)
+from backprop_core.checkpoints.choice import checkpoint_given, newest_valid, recollected
+from backprop_core.checkpoints.places import Whereabouts
+from backprop_core.checkpoints.validity import what_is_wrong
+from backprop_core.checkpoints.watching import look
 from backprop_core.errors import NotFoundError
 from backprop_core.plugins import Plugins
 from backprop_core.records import CheckpointSaved, RunRecord, Script

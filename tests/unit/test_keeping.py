@@ -10,7 +10,8 @@ import pytest
 from checkpoint_files import archive, hf_checkpoint, written_at
 from fake_storage import FakeStorage
 
-from backprop_core.checkpoints import ledger, measure
+from backprop_core.checkpoints import ledger
+from backprop_core.checkpoints.search import measure
 from backprop_core.errors import UsageError
 from backprop_core.holding import hold, make_folder
 from backprop_core.keeping import Surplus, delete, surplus

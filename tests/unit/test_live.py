@@ -17,9 +17,9 @@ from rich.console import Console
 from backprop_core.cli.harmless import HarmlessStream, harmless
 from backprop_core.cli.live import LiveView, Speed, gpu_lines, panel
 from backprop_core.clock import now_s
-from backprop_core.following import Snapshot
 from backprop_core.records import Gpu, GpuIdentity, Host, Machine, RunRecord
 from backprop_core.states import RunState
+from backprop_core.view import Snapshot
 
 COLOUR = re.compile(r"\x1b\[[0-9:;]*m")
 WIDTH = 100

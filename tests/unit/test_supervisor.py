@@ -15,7 +15,8 @@ from kit import wait_for
 
 from backprop_core.identity import look_at
 from backprop_core.records import ProcessExit
-from backprop_core.supervisor import COALESCE_S, Control, Job, Supervisor, WaitingKeeper, held_signals
+from backprop_core.starting import Job, Keeper, held_signals
+from backprop_core.supervisor import COALESCE_S, Control, Supervisor
 
 
 class Sleepy:
@@ -51,7 +52,7 @@ def test_who_posts_a_request_can_ring_so_that_nobody_needs_to_look_often(tmp_pat
     script = "import signal\nsignal.signal(signal.SIGINT, lambda *_: exit(0))\nsignal.sigtimedwait([], 20)"
     sink = Sleepy()
     with held_signals() as signals:
-        ending = Supervisor(job_of(script, tmp_path), sink, signals, WaitingKeeper(())).run()
+        ending = Supervisor(sink, signals, started(script, tmp_path)).run()
     assert ending.why == "the bell"
     assert sink.ticks >= 2
 
@@ -70,14 +71,14 @@ def test_after_output_that_took_long_to_take_in_the_supervisor_sleeps(tmp_path: 
     script = "import signal\nprint(1, flush=True)\nsignal.sigtimedwait([], 1)"
     worked_s = -time.process_time()
     with held_signals() as signals:
-        ending = Supervisor(job_of(script, tmp_path), Slow(), signals, WaitingKeeper(())).run()
+        ending = Supervisor(Slow(), signals, started(script, tmp_path)).run()
     worked_s += time.process_time()
     assert ending.exit == ProcessExit(code=0)
     assert worked_s < 0.4
 
 
-def job_of(script: str, tmp_path: Path) -> Job:
-    return Job(
+def started(script: str, tmp_path: Path) -> Keeper:
+    job = Job(
         argv=(sys.executable, "-c", script),
         environment=dict(os.environ),
         cwd=tmp_path,
@@ -86,13 +87,16 @@ def job_of(script: str, tmp_path: Path) -> Job:
         max_pause_s=60.0,
         time_box_file=tmp_path / "time-box.json",
     )
+    keeper = Keeper(())
+    keeper.start(job)
+    return keeper
 
 
 def test_a_keeper_that_is_given_no_plan_leaves_at_once_and_takes_its_locks_along(tmp_path: Path) -> None:
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    keeper = WaitingKeeper((lock,))
-    pid, open_before = keeper._pid, len(os.listdir("/proc/self/fd"))
+    keeper = Keeper((lock,))
+    pid, open_before = keeper.pid, len(os.listdir("/proc/self/fd"))
     os.close(lock)
     assert Path(f"/proc/{pid}").exists()
     with open(tmp_path / "lock", "r+b") as other:
@@ -107,8 +111,8 @@ def test_a_keeper_that_is_given_no_plan_leaves_at_once_and_takes_its_locks_along
 
 def test_a_keeper_that_waits_leaves_with_its_supervisor(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time\nfrom backprop_core.supervisor import WaitingKeeper\n"
-        "print(WaitingKeeper(())._pid, flush=True)\nos.kill(os.getpid(), 9)"
+        "import os, sys, time\nfrom backprop_core.starting import Keeper\n"
+        "print(Keeper(()).pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     keeper = int(done.stdout)
