@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from backprop_core import RunRecord, StorageError, open_private
 
@@ -31,7 +32,7 @@ _SEPARATOR = "~"
 _TRIES = 5
 
 
-class Journal(NamedTuple):
+class Journal(msgspec.Struct, frozen=True):
     """A record that waits to be added. `line` is None when it is gone, `record` when it cannot be read."""
 
     mark: str

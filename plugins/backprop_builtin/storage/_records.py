@@ -4,9 +4,7 @@ Whoever else has JSON tools may read it, reformat it or add keys. Records are ca
 were found as; only those that are asked for are decoded.
 """
 
-from __future__ import annotations
-
-import json
+# No `from __future__ import annotations`: msgspec would compile and evaluate each one, one by one.
 import math
 import re
 import zlib
@@ -59,6 +57,8 @@ def parse(text: bytes) -> dict[str, msgspec.Raw]:
 
 def _parse_leniently(text: bytes, reason: str) -> dict[str, msgspec.Raw]:
     """Accept what other programs write beside strict JSON: a byte order mark, and NaN, read as null."""
+    import json
+
     try:
         values = json.loads(text.decode("utf-8-sig"), parse_constant=lambda _: None)
         if isinstance(values, dict):
@@ -105,6 +105,8 @@ def lines_of(records: dict[str, msgspec.Raw]) -> list[bytes]:
 
 def salvage(text: bytes) -> dict[str, msgspec.Raw]:
     """Take the records out of a damaged file that are still whole, before and behind the damage."""
+    import json
+
     found: dict[str, msgspec.Raw] = {}
     readable = text.decode(errors="surrogateescape")
     scan = json.JSONDecoder().raw_decode

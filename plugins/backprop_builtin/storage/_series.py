@@ -1,7 +1,6 @@
 """A run's series of metrics in `metrics.jsonl`: a line for each point, only ever appended to."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: msgspec would compile and evaluate each one, one by one.
 import os
 import sys
 from collections.abc import Iterator, Sequence

@@ -20,7 +20,6 @@ import msgspec
 
 from backprop_core import Flaw, Intent, Progress, RunRecord, RunState, StorageBackend, hookimpl
 
-from . import _flaws
 from ._contents import Changes, Contents, Parsed
 from ._files import DamageError
 from ._journals import Journal, Journals
@@ -126,6 +125,8 @@ class JsonStorage:
 
     def flaws(self) -> list[Flaw]:
         """Find what is wrong with the store, and change nothing."""
+        from . import _flaws
+
         found = list(_flaws.in_journals(self._journals.waiting()))
         try:
             lines = self._file.whole().lines()
