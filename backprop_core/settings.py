@@ -6,7 +6,6 @@ One declaration, the `Settings` struct, feeds the files, the variables, the flag
 # No `from __future__ import annotations`: msgspec would compile and evaluate each of the forty annotations, one by one.
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -471,8 +470,11 @@ def check(setting: Setting, value: Any, origin: Origin) -> Any:
             memory_limit_mb(converted, 1.0)
         if key == "gpus" and converted != "all" and converted < 1:
             raise ValueError(converted)
-        if key == "through" and converted and not shlex.split(converted):
-            raise ValueError(converted)
+        if key == "through" and converted:
+            import shlex
+
+            if not shlex.split(converted):
+                raise ValueError(converted)
         if key == "until" and converted is not None:
             next_moment(converted, 0)
     except ValueError:

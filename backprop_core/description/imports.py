@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import _ast as ast
 import os
 import warnings
 from collections import deque
@@ -13,7 +13,7 @@ import msgspec
 
 from backprop_core.clock import now_s
 
-from .texts import Texts, texts_in
+from .texts import Texts, inside, texts_in
 
 DEPTH_WEIGHTS = (1.0, 0.6, 0.3)
 """What an import counts in the script, in a local module it imports, and in a module that one imports."""
@@ -108,9 +108,11 @@ def _parse(text: bytes) -> ast.Module | None:
         # What the compiler finds odd in the script is for the script's own interpreter to say.
         warnings.simplefilter("ignore")
         try:
-            return ast.parse(text)
+            tree = compile(text, "<script>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
+    assert isinstance(tree, ast.Module)
+    return tree
 
 
 def _imports_in(tree: ast.Module, text: bytes) -> Iterator[Import]:
@@ -156,7 +158,9 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
 
 def _named_imports_in(tree: ast.Module) -> Iterator[Import]:
     """Find `importlib.import_module("name")` and `__import__("name")`."""
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    for node in waiting:
+        waiting.extend(inside(node))
         match node:
             case ast.Call(
                 func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import _ast as ast  # what `ast` adds in Python takes as long to load as a script to read
 from collections.abc import Iterator
 
 import msgspec
@@ -53,7 +53,16 @@ def _outside_f_strings(tree: ast.Module) -> Iterator[ast.AST]:
     for node in waiting:
         yield node
         if not isinstance(node, ast.JoinedStr):
-            waiting.extend(ast.iter_child_nodes(node))
+            waiting.extend(inside(node))
+
+
+def inside(node: ast.AST) -> Iterator[ast.AST]:
+    """List the nodes right inside a node."""
+    for name in node._fields:
+        found = getattr(node, name, None)
+        for each in found if isinstance(found, list) else (found,):
+            if isinstance(each, ast.AST):
+                yield each
 
 
 def _text(node: ast.expr) -> str | None:

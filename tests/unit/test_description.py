@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -15,7 +17,7 @@ import pytest
 from backprop_core import NotFoundError, Script, UsageError
 from backprop_core.description import describe_script, imports
 from backprop_core.description.imports import MAX_FILES, MAX_SCAN_S, MAX_SOURCE_BYTES, scan
-from backprop_core.description.texts import Texts
+from backprop_core.description.texts import Texts, inside
 
 
 def write(folder: Path, sources: Mapping[str, str]) -> Path:
@@ -332,3 +334,13 @@ def test_describing_executes_nothing(tmp_path: Path) -> None:
     )
     assert child.stdout.split() == ["0.6", "False"]
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("module", ["argparse", "typing", "test.test_patma"])
+def test_nodes_inside_a_node_are_those_that_ast_lists(module: str) -> None:
+    found = importlib.util.find_spec(module)
+    assert found
+    assert found.origin
+    tree = ast.parse(Path(found.origin).read_bytes())
+    for node in ast.walk(tree):
+        assert list(inside(node)) == list(ast.iter_child_nodes(node))
