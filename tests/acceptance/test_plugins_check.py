@@ -95,7 +95,7 @@ def test_every_problem_is_told_with_its_place_and_what_to_do(project: Project) -
 
 def test_a_plugin_with_nothing_to_mend_is_said_to_have_none(project: Project) -> None:
     project.write("good.py", GOOD)
-    done = project.run("plugins", "check", "good")
+    done = project.call("plugins", "check", "good")
     assert done.code == 0
     assert done.out.splitlines()[:3] == ["good: nothing to mend", "  hooks: backprop_admit", "  parts: none"]
 
@@ -110,7 +110,7 @@ def test_a_plugin_with_nothing_to_mend_is_said_to_have_none(project: Project) ->
 )
 def test_hooks_that_nobody_could_call_are_told(project: Project, source: str, said: str, mend: str) -> None:
     project.write("odd.py", f"from backprop_core import hookimpl\n\n@hookimpl\ndef {source}\n")
-    done = project.run("plugins", "check", "odd.py")
+    done = project.call("plugins", "check", "odd.py")
     assert done.code == 1
     lines = done.out.splitlines()
     place = next(number for number, line in enumerate(lines) if said in line)
@@ -123,7 +123,7 @@ def test_a_folder_is_checked_with_its_papers_and_its_names(project: Project) -> 
         "dist/pyproject.toml",
         '[project]\nname = "mine"\nversion = "1"\n[project.entry-points.backprop]\njson = "mine [backprop_govern]"\n',
     )
-    done = project.run("plugins", "check", "dist")
+    done = project.call("plugins", "check", "dist")
     assert done.code == 1
     for said in (
         "another plugin is named json",
@@ -133,12 +133,12 @@ def test_a_folder_is_checked_with_its_papers_and_its_names(project: Project) -> 
     ):
         assert said in done.out
     (project.folder / "dist" / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    done = project.run("plugins", "check", "dist")
+    done = project.call("plugins", "check", "dist")
     assert (done.code, "declares no plugin" in done.err) == (2, True)
 
 
 def test_a_name_that_means_nothing_is_a_usage_error_with_a_hint(project: Project) -> None:
-    done = project.run("plugins", "check", "nvnl")
+    done = project.call("plugins", "check", "nvnl")
     assert (done.code, done.err.splitlines()[1]) == (2, '  did you mean "nvml"?')
 
 

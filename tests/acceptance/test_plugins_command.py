@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import Project
+from kit import Done, Project
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 # Says so where it is imported, in a file, because nobody may see its output.
@@ -47,11 +47,19 @@ HOOKS = """
 """
 
 
-def plugins(project: Project, *words: object, **more: Any) -> dict[str, dict[str, Any]]:
-    """What `plugins --json` says, by name."""
-    done = project.run(*words, "plugins", "--json", **more)
+def by_name(done: Done) -> dict[str, dict[str, Any]]:
+    """What `plugins --json` says."""
     assert done.code == 0, done
     return {state["name"]: state for state in json.loads(done.out)}
+
+
+def plugins(project: Project, *words: object, **more: Any) -> dict[str, dict[str, Any]]:
+    return by_name(project.call(*words, "plugins", "--json", **more))
+
+
+def plugins_of_another_process(project: Project, *words: object, **more: Any) -> dict[str, dict[str, Any]]:
+    """As a process says it that has not imported a module of that name yet."""
+    return by_name(project.run(*words, "plugins", "--json", **more))
 
 
 def test_the_built_in_plugins_are_listed_with_their_hooks(project: Project) -> None:
@@ -125,7 +133,7 @@ def test_a_module_is_loaded_by_name_for_this_run_and_its_resumes(project: Projec
         assert project.run(*words).out == f"{project.folder / 'train.py'} on None\n"
     assert project.run("resume", "last").out == f"{project.folder / 'train.py'} on None\n"
     assert project.run("run", "train.py").out == "None\n"
-    found = plugins(project, "--plugin", "house_rules")["house_rules"]
+    found = plugins_of_another_process(project, "--plugin", "house_rules")["house_rules"]
     assert (found["state"], found["path"]) == ("active", str(project.folder / "house_rules.py"))
 
 
@@ -136,15 +144,15 @@ def test_the_setting_loads_and_blocks_as_the_options_do(project: Project) -> Non
     project.machine(ram_free_gb=3.5)  # which the rule `ram` would refuse
     assert project.run("run", "train.py").out == "True\n"
     assert project.run("run", "train.py", "--no-plugin", "house_rules").out == "False\n"
-    states = {name: state["state"] for name, state in plugins(project).items()}
+    states = {name: state["state"] for name, state in plugins_of_another_process(project).items()}
     assert (states["ram"], states["house_rules"], states["cpu"]) == ("blocked", "active", "active")
 
 
 def test_a_blocked_rule_does_not_refuse(project: Project) -> None:
     project.write("train.py", "")
     project.machine(ram_free_gb=3.5)
-    assert project.run("run", "train.py").code == 75
-    assert project.run("run", "train.py", "--no-plugin", "ram").code == 0
+    assert project.call("run", "train.py").code == 75
+    assert project.call("run", "train.py", "--no-plugin", "ram").code == 0
     assert plugins(project, "--no-plugin", "ram")["ram"]["state"] == "blocked"
 
 
@@ -160,7 +168,7 @@ def test_a_blocked_rule_does_not_refuse(project: Project) -> None:
 def test_a_local_file_that_does_not_load_ends_a_run_at_once(project: Project, source: str, said: str) -> None:
     project.write("train.py", "")
     local = project.write("backprop_plugins.py", source)
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 2
     assert (str(local) in done.err, said in done.err, len(done.err.splitlines()) <= 3) == (True, True, True)
     assert project.records() == []
@@ -170,13 +178,13 @@ def test_a_local_file_that_does_not_load_ends_a_run_at_once(project: Project, so
 
 def test_nothing_is_changed_by_a_resume_whose_local_file_does_not_load(project: Project) -> None:
     project.write("train.py", "raise SystemExit(1)")
-    project.run("run", "train.py")
+    project.call("run", "train.py")
     project.write("backprop_plugins.py", "raise RuntimeError('on purpose')")
     before = project.records()
     for words in (["resume", "last"], ["resume", "last", "--detach"]):
-        assert project.run(*words).code == 2
+        assert project.call(*words).code == 2
     assert project.records() == before
-    assert project.run("resume", "last", "--no-local-plugins").code == 1
+    assert project.call("resume", "last", "--no-local-plugins").code == 1
 
 
 def test_an_unknown_hook_in_a_local_file_is_a_warning_with_a_hint(project: Project) -> None:
@@ -189,7 +197,7 @@ def test_an_unknown_hook_in_a_local_file_is_a_warning_with_a_hint(project: Proje
         def backprop_run_finnished(run): ...
         """,
     )
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 0
     assert "did you mean backprop_run_finished?" in done.err
 
@@ -204,7 +212,7 @@ def test_a_rule_that_fails_refuses_and_is_named(project: Project) -> None:
         def backprop_admit(request): raise KeyError("oops")
         """,
     )
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 75
     assert str(local) in done.err
     assert "KeyError: 'oops'" in done.err
@@ -227,7 +235,7 @@ def test_an_observer_or_a_parser_that_fails_is_told_once_and_the_run_goes_on(pro
         def backprop_environment(request, gpu): raise ValueError("environment")
         """,
     )
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 0
     assert [done.err.count(f"ValueError: {what}") for what in ("observer", "parser", "environment")] == [
         1,
@@ -260,7 +268,7 @@ def test_a_local_file_that_others_may_write_is_never_loaded(project: Project, mo
     project.write("train.py", "")
     local = project.write("backprop_plugins.py", MARKING)
     local.chmod(mode)
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.code == 0
     assert f"{local} is not loaded: other users may write" in done.err
     state = plugins(project)[str(local)]
@@ -273,8 +281,8 @@ def test_nor_is_one_in_a_folder_that_others_may_write(project: Project) -> None:
     project.write("backprop_plugins.py", MARKING)
     project.write("marking.py", MARKING)
     project.folder.chmod(0o777)
-    assert project.run("run", "train.py").code == 0
-    assert project.run("run", "train.py", "--plugin", "marking").code == 2
+    assert project.call("run", "train.py").code == 0
+    assert project.call("run", "train.py", "--plugin", "marking").code == 2
     assert not (project.folder / "imported").exists()
 
 
@@ -283,7 +291,7 @@ def test_nor_is_one_that_another_user_owns(project: Project) -> None:
     project.write("train.py", "")
     local = project.write("backprop_plugins.py", MARKING)
     os.chown(local, 65534, 65534)
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert (done.code, "another user owns" in done.err) == (0, True)
     assert not (project.folder / "imported").exists()
 
@@ -319,17 +327,22 @@ def install(place: Path, name: str, source: str) -> dict[str, str]:
 def test_an_installed_plugin_is_found_and_can_be_left_out(project: Project) -> None:
     source = "from backprop_core import hookimpl\n@hookimpl\ndef backprop_status_report(settings): return 'HELLO'\n"
     env = install(project.place, "shouting", source)
-    found = plugins(project, env=env)["shouter"]
+    found = plugins_of_another_process(project, env=env)["shouter"]
     assert (found["distribution"], found["version"], found["state"]) == ("shouting", "1.5", "active")
     assert "HELLO" in project.run("status", env=env).out
-    assert "shouter" not in plugins(project, env={**env, "BACKPROP_DISABLE_PLUGIN_AUTOLOAD": "1"})
-    assert plugins(project, "--no-plugin", "shouter", env=env)["shouter"]["state"] == "blocked"
+    assert "shouter" not in plugins_of_another_process(
+        project, env={**env, "BACKPROP_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    )
+    assert (
+        plugins_of_another_process(project, "--no-plugin", "shouter", env=env)["shouter"]["state"]
+        == "blocked"
+    )
 
 
 def test_an_installed_plugin_that_does_not_import_is_named_and_nothing_fails(project: Project) -> None:
     project.write("train.py", "")
     env = install(project.place, "broken", "import not_there\n")
-    state = plugins(project, env=env)["shouter"]
+    state = plugins_of_another_process(project, env=env)["shouter"]
     assert (state["state"], "not_there" in state["error"]) == ("failed", True)
     for words in (["run", "train.py"], ["list"]):
         done = project.run(*words, env=env)

@@ -175,7 +175,7 @@ def test_the_lines_that_a_script_prints_are_read(project: Project) -> None:
     [lines] = blocks(README, "jsonl")
     assert all(json.loads(line) for line in lines.splitlines())
     project.write("train.py", f"print({lines!r}, end='')")
-    assert project.run("run", "train.py").code == 0
+    assert project.call("run", "train.py").code == 0
     record = project.record()
     assert (record["lastStep"], record["lastLoss"], record["metrics"]["accuracy"]) == (500, 0.015, 0.98)
     assert record["lastCheckpoint"] == str(project.folder / "checkpoints" / "step-500.pt")
@@ -200,11 +200,11 @@ def test_the_plugin_refuses_and_takes_note_as_it_says(project: Project) -> None:
     [plugin] = [block for block in blocks(README, "python") if "backprop_admit" in block]
     project.write("backprop_plugins.py", plugin)
     project.write("train.py", """print('{"step": 3}')""")
-    refused = project.run("run", "train.py")
+    refused = project.call("run", "train.py")
     assert refused.code == ExitCode.REFUSED
     assert "house rule: give the run a name with --name" in refused.err
     assert project.records() == []
-    assert project.run("run", "train.py", "--name", "baseline").code == 0
+    assert project.call("run", "train.py", "--name", "baseline").code == 0
     assert (project.folder / "diary.txt").read_text() == "baseline: completed at step 3\n"
 
 
@@ -215,10 +215,10 @@ def test_the_option_of_a_plugin_is_a_flag_a_setting_and_a_variable_as_it_says(pr
     project.write("backprop.toml", '[plugin.backprop_plugins]\nnotify-url = "file"\n')
     words = ["run", "train.py"]
     variable = {"BACKPROP_PLUGIN_BACKPROP_PLUGINS_NOTIFY_URL": "variable"}
-    assert project.run(*words).out == "posting to file\n"
-    assert project.run(*words, env=variable).out == "posting to variable\n"
-    assert project.run(*words, "--notify-url", "flag", env=variable).out == "posting to flag\n"
-    assert project.run("resume", "last").out == "posting to flag\n"
+    assert project.call(*words).out == "posting to file\n"
+    assert project.call(*words, env=variable).out == "posting to variable\n"
+    assert project.call(*words, "--notify-url", "flag", env=variable).out == "posting to flag\n"
+    assert project.call("resume", "last").out == "posting to flag\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

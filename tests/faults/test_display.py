@@ -68,9 +68,9 @@ def test_nothing_raw_from_names_paths_metrics_and_errors_is_shown_and_no_table_i
 ) -> None:
     hostile_run(project)
     for words in commands:
-        done = project.run(*words)
+        done = project.call(*words)
         assert commands_that_obey(done.out + done.err) == [], (words, done)
-    table = project.run("list").out.splitlines()
+    table = project.call("list").out.splitlines()
     assert len(table) == 2, table
     assert "[bold red]d[/]:smile:" in table[1]
     assert "a\\x1b[2J" in table[1]
@@ -116,9 +116,9 @@ def test_a_script_colours_and_overwrites_its_line_on_a_terminal_and_does_nothing
 
 def test_into_a_pipe_a_script_prints_what_it_prints(project: Project) -> None:
     project.write("train.py", PRINTS)
-    done = project.run("run", "train.py")
+    done = project.call("run", "train.py")
     assert done.raw == (project.run_folder() / "output.log").read_bytes()
     assert b"\x1b[2Jb\x1b]0;owned\x07c\x9b2J" in done.raw
     assert done.raw.endswith(b"\xff\0\n")
-    assert project.run("logs", "last").raw == done.raw
+    assert project.call("logs", "last").raw == done.raw
     assert os.fsencode(project.place) not in done.raw

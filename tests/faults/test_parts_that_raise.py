@@ -111,7 +111,7 @@ def test_storage_that_raises_before_the_start_is_named_and_nothing_starts(
     frail: Frail, methods: str, said: str
 ) -> None:
     frail.fail(methods)
-    done = frail.project.run("run", "quick.py", env=frail.env)
+    done = frail.project.call("run", "quick.py", env=frail.env)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert len(done.err.splitlines()) <= 3
@@ -120,10 +120,10 @@ def test_storage_that_raises_before_the_start_is_named_and_nothing_starts(
 
 @pytest.mark.parametrize("methods", ["runs", "runs=nonsense", "get=nonsense"])
 def test_commands_name_a_storage_that_raises_or_answers_nonsense(frail: Frail, methods: str) -> None:
-    assert frail.project.run("run", "quick.py", env=frail.env).code == 0
+    assert frail.project.call("run", "quick.py", env=frail.env).code == 0
     run_id = frail.project.record()["id"]
     frail.fail(methods)
-    done = frail.project.run(*(("list",) if "runs" in methods else ("status", run_id)), env=frail.env)
+    done = frail.project.call(*(("list",) if "runs" in methods else ("status", run_id)), env=frail.env)
     assert done.code == 2
     assert f"storage 'frail' {'failed in' if methods == 'runs' else 'answers'}" in done.err
 
@@ -142,7 +142,7 @@ def test_storage_that_raises_while_the_script_runs_is_told_once_and_counted_in_t
     assert "its end could not be recorded, nor " in done.err
     assert "`backprop list` will take the run for lost" in done.err
     frail.fail()
-    (found,) = json.loads(frail.project.run("list", "--json", env=frail.env).out)
+    (found,) = json.loads(frail.project.call("list", "--json", env=frail.env).out)
     assert found["status"] == "lost"
 
 

@@ -128,7 +128,7 @@ def test_no_hook_can_misbehave_so_that_a_run_is_lost_or_something_left(
 @pytest.mark.parametrize("hook", DECIDES[:1])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_rule_that_fails_is_no_permission(project: Project, way: str, hook: str) -> None:
-    done = project.run("run", "train.py", "--max-parallel", "1", env=given(project, way, hook))
+    done = project.call("run", "train.py", "--max-parallel", "1", env=given(project, way, hook))
     assert done.code == 75
     assert "backprop_plugins.py" in done.err
     assert project.records() == []
@@ -252,7 +252,7 @@ def test_a_probe_or_framework_that_fails_in_any_method_is_named_and_never_a_trac
     (project.folder / "a.bin").write_bytes(b"weights")
     for way in ways:
         env: dict[str, str | None] = {"FAILS": method, "WAY": way, "BACKPROP_GPU_PROBE": "auto"}
-        done = project.run("run", "train.py", "-r", "a.bin", "--dry-run", env=env)
+        done = project.call("run", "train.py", "-r", "a.bin", "--dry-run", env=env)
         assert done.code in codes, (way, done.code, done.err)
         if way != "nonsense" or method != "is_available":  # anything is true or false
             assert "frail" in done.out + done.err, (way, done.out, done.err)

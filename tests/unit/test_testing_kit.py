@@ -192,9 +192,9 @@ def test_gpus_are_what_a_test_says_and_a_run_is_given_the_free_one(backprop: Pro
     backprop.gpus(FakeGpu(index=0, free=100), {"index": 1, "free": 20_000, "temp": 41})
     backprop.write("train.py", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
     assert backprop.run("run", "train.py").out == "1\n"
-    assert [gpu["temp_c"] for gpu in backprop.run("status", "--json").json["gpus"]] == [40, 41]
+    assert [gpu["temp_c"] for gpu in backprop.call("status", "--json").json["gpus"]] == [40, 41]
     backprop.gpus()
-    assert backprop.run("status", "--json").json["gpus"] == []
+    assert backprop.call("status", "--json").json["gpus"] == []
 
 
 def test_children_are_real_scripts_that_end_with_their_time_box(backprop: Project) -> None:
