@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,17 @@ def finished_with_fault(
 
     :param fault: As strace takes it: `error=EIO`, `signal=KILL`.
     """
+    return _finished_traced(child, "-o", os.devnull, "-e", f"inject={syscall}:{fault}:when={when}")
+
+
+def finished_and_seen(child: subprocess.Popen[str], syscalls: str, log: Path) -> list[str]:
+    """Let a child that said `ready` go on, and give its system calls, with the paths of what they are about."""
+    _, status = _finished_traced(child, "-o", str(log), "-y", "-s", "0", "-e", f"trace={syscalls}")
+    assert status == 0
+    return log.read_text().splitlines()
+
+
+def _finished_traced(child: subprocess.Popen[str], *options: str) -> tuple[str, int | None]:
     strace = shutil.which("strace")
     if strace is None:
         child.kill()
@@ -33,11 +45,7 @@ def finished_with_fault(
         pytest.skip("strace is not installed")
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
-    tracer = subprocess.Popen(
-        [strace, "-o", os.devnull, "-e", f"inject={syscall}:{fault}:when={when}", "-p", str(child.pid)],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    tracer = subprocess.Popen([strace, *options, "-p", str(child.pid)], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     try:
         said = tracer.stderr.readline()

@@ -160,7 +160,11 @@ def a_link(index: Path) -> None:
     index.symlink_to(index.with_name("elsewhere"))
 
 
-@pytest.mark.parametrize("damage", [removed, emptied, zeroed, halved, a_folder, a_pipe, a_link])
+def longer(index: Path) -> None:
+    index.write_bytes(index.read_bytes() + bytes(10_000))
+
+
+@pytest.mark.parametrize("damage", [removed, emptied, zeroed, halved, longer, a_folder, a_pipe, a_link])
 def test_without_a_whole_index_everything_is_as_with_it(
     storage: JsonStorage, file: Path, index: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -171,6 +175,19 @@ def test_without_a_whole_index_everything_is_as_with_it(
         assert ids(other) == sorted(["new", *EVERY], key=["new", *EVERY].index)
         assert list(json.loads(file.read_bytes())) == [*reversed(EVERY), "new"]
         assert other.problems == []
+    assert index.is_dir() if damage is a_folder else stat.S_ISREG(index.lstat().st_mode)
+
+
+def test_index_is_written_where_it_lies_and_through_no_link(storage: JsonStorage, index: Path) -> None:
+    before = index.stat()
+    storage.save(make_record("new"))
+    assert index.stat().st_ino == before.st_ino
+    a_link(index)
+    elsewhere = index.resolve()
+    kept = elsewhere.read_bytes()
+    storage.save(make_record("newer"))
+    assert elsewhere.read_bytes() == kept
+    assert index.stat().st_ino != before.st_ino
 
 
 def test_flipped_bits_of_the_index_change_no_answer(storage: JsonStorage, file: Path, index: Path) -> None:

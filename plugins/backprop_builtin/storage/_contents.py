@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -43,6 +43,10 @@ class Text(NamedTuple):
 class Contents(Protocol):
     """The records of a file, as it was when it was looked at."""
 
+    @property
+    def descriptor(self) -> int | None:
+        """What is to be closed; None where there is nothing."""
+
     def newest_first(self, states: frozenset[str]) -> list[str]:
         """Order the ids of runs in these states, or in every one; what started last comes first."""
 
@@ -55,12 +59,11 @@ class Contents(Protocol):
     def changed(self, changes: Changes) -> Text:
         """Write the file with changes; what is added comes last."""
 
-    def close(self) -> None:
-        """Let go of the file."""
-
 
 class Parsed:
     """All records of a file."""
+
+    descriptor = None
 
     def __init__(self, records: dict[str, msgspec.Raw]) -> None:
         self._records = records
@@ -91,9 +94,6 @@ class Parsed:
         columns = Columns(list(records), starts, states, [len(line) for line in lines])
         return Text((OPENING, SEPARATOR.join(lines), CLOSING), columns)
 
-    def close(self) -> None:
-        pass
-
 
 class Indexed:
     """The records of a file that has an index. An open file stays what it is when another one takes its name.
@@ -104,25 +104,27 @@ class Indexed:
 
     def __init__(self, path: Path, descriptor: int, columns: Columns) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._columns = columns
 
     def _read(self, size: int, begin: int) -> bytes:
         with explained("read", self._path):
-            return os.pread(self._descriptor, size, begin)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+            return os.pread(self.descriptor, size, begin)
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {run_id: place for place, run_id in enumerate(self._columns.ids)}
+        return dict(zip(self._columns.ids, count(), strict=False))
 
     @cached_property
-    def _begins(self) -> list[int]:
-        """Where each line begins, and where one more would."""
-        lengths = (length + len(SEPARATOR) for length in self._columns.lengths)
-        return list(accumulate(lengths, initial=len(OPENING)))
+    def _before(self) -> list[int]:
+        """How much text precedes each line, and one more, but for what separates lines."""
+        return list(accumulate(self._columns.lengths, initial=len(OPENING)))
+
+    def _begin(self, place: int) -> int:
+        return self._before[place] + place * len(SEPARATOR)
+
+    def _between(self, text: memoryview, first: int, end: int) -> memoryview:
+        return text[self._begin(first) : self._begin(end) - len(SEPARATOR)]
 
     def newest_first(self, states: frozenset[str]) -> list[str]:
         return ordered(self._columns.ids, self._columns.starts, self._columns.states, states)
@@ -131,13 +133,13 @@ class Indexed:
         place = self._places.get(run_id)
         if place is None:
             return None
-        begin, length = self._begins[place], self._columns.lengths[place]
-        return _whole(self._read(length + 2, begin - 1), run_id)
+        return _whole(self._read(self._columns.lengths[place] + 2, self._begin(place) - 1), run_id)
 
     def lines(self) -> list[tuple[str, bytes]]:
         text = self._text()
-        ends = zip(self._columns.ids, self._begins, self._columns.lengths, strict=False)
-        return [(run_id, _whole(text[begin - 1 : begin + size + 1], run_id)) for run_id, begin, size in ends]
+        begins = map(self._begin, range(len(self._columns.ids)))
+        found = zip(self._columns.ids, begins, self._columns.lengths, strict=True)
+        return [(run_id, _whole(text[begin - 1 : begin + size + 1], run_id)) for run_id, begin, size in found]
 
     def _text(self) -> bytes:
         size = self._columns.size
@@ -150,17 +152,17 @@ class Indexed:
         for run_id in changes:
             self.line(run_id)  # to see that it lies there
         text = memoryview(self._text())
-        ids, begins = self._columns.ids, self._begins
+        ids = self._columns.ids
         parts: list[bytes | memoryview] = []
         done = 0
         for place in sorted(self._places[run_id] for run_id in changes if run_id in self._places):
             if done < place:
-                parts.append(text[begins[done] : begins[place] - len(SEPARATOR)])
+                parts.append(self._between(text, done, place))
             line = changes[ids[place]]
             parts += [] if line is None else [entry(ids[place], line)]
             done = place + 1
         if done < len(ids):
-            parts.append(text[begins[done] : begins[-1] - len(SEPARATOR)])
+            parts.append(self._between(text, done, len(ids)))
         parts += [entry(one, line) for one, line in changes.items() if line and one not in self._places]
         return Text(_separated(parts), self._changed_columns(changes))
 

@@ -85,24 +85,75 @@ def read_and_close(descriptor: int) -> bytes:
         os.close(descriptor)
 
 
-def replace_file(path: Path, *content: bytes | memoryview, is_durable: bool = True) -> Stamp | None:
+def replace_file(path: Path, *content: bytes | memoryview) -> None:
     """Give the file new content, all of it or none, whatever happens meanwhile; durable on return.
 
-    :param is_durable: False where a power cut may undo it, or leave something else.
-    :returns: The stamp of just this content; None where the file system tells too little of a file.
     :raises OSError: with the old content intact, or (from the last step, the folder's fsync) with the
         new content in place that a power cut may still undo.
     """
-    written = write_beside(path, *content, is_durable=is_durable)
+    put_in_place(path, *content)
+    sync_folder(path.parent)
+
+
+def put_in_place(path: Path, *content: bytes | memoryview) -> Stamp | None:
+    """Give the file new content, all of it or none; until its folder is flushed, a power cut may undo it.
+
+    :returns: The stamp of just this content; None where the file system tells too little of a file.
+    :raises OSError: with the old content intact.
+    """
+    written = write_beside(path, *content)
     try:
         os.rename(written.path, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(written.path)
         raise
-    if is_durable:
-        sync_folder(path.parent)
     return _stamp_once_renamed(path, written.stamp)
+
+
+def overwrite_file(path: Path, content: bytes) -> None:
+    """Write a file over where it lies, for those who can tell a torn one from a whole one.
+
+    Nothing is made or freed on the disk, which is most of what replacing a small file costs. What is there and is no
+    plain file makes way for one.
+    """
+    descriptor = _open_to_overwrite(path)
+    try:
+        write_all(descriptor, content)
+        if os.fstat(descriptor).st_size > len(content):
+            os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
+
+
+def _open_to_overwrite(path: Path) -> int:
+    with suppress(OSError):
+        descriptor = open_private(path, os.O_WRONLY | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    os.unlink(path)
+    return open_private(path, os.O_WRONLY | os.O_EXCL)
+
+
+def hold(path: str | Path) -> list[int]:
+    """Keep a file open whose name another is to take, until it may be closed; none where it cannot be opened.
+
+    What a file takes up is freed when nobody has it any more, and the disk may be waited for: in the renaming,
+    unless somebody has it open.
+    """
+    with suppress(OSError, DamageError):
+        descriptor = open_plain_file(path)
+        return [] if descriptor is None else [descriptor]
+    return []
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close files that were only read, and forget them."""
+    while descriptors:
+        descriptor = descriptors.pop()
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 class Written(NamedTuple):
@@ -112,8 +163,8 @@ class Written(NamedTuple):
     stamp: Stamp | None
 
 
-def write_beside(path: Path, *content: bytes | memoryview, is_durable: bool = True) -> Written:
-    """Write what is to replace a file beside it, durably unless that is not needed."""
+def write_beside(path: Path, *content: bytes | memoryview) -> Written:
+    """Write what is to replace a file beside it, durably."""
     temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
         descriptor = open_private(temporary, os.O_WRONLY | os.O_EXCL)
@@ -121,8 +172,7 @@ def write_beside(path: Path, *content: bytes | memoryview, is_durable: bool = Tr
             for piece in content:
                 write_all(descriptor, piece)
             stamp = _marked(descriptor)
-            if is_durable:
-                _make_durable(descriptor)
+            _make_durable(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:

@@ -1,9 +1,9 @@
 """`experiments.json.index`: where each record lies, so that a few of many are read without the rest.
 
 Whoever writes experiments.json leaves it, and says which file it is of: to the byte, the inode and the nanosecond. It
-is written anew with each file and never trusted with another, so that it needs no flush to the disk: a file that
-was edited, restored, or written by a version that knows no index is read whole, and so is one in which a record
-does not lie where it should.
+is written over with each file and never trusted with another, nor where its checksum does not hold, so that it needs
+no flush to the disk and may lie there half written: a file that was edited, restored, or written by a version that
+knows no index is read whole, and so is one in which a record does not lie where it should.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ._files import DamageError, Stamp, read_plain_file, replace_file
+from ._files import DamageError, Stamp, overwrite_file, read_plain_file
 from ._records import CLOSING, OPENING, SEPARATOR, UNREADABLE
 
 _CHECKSUM_BYTES = 4
@@ -59,7 +59,7 @@ def keep(store: Path, stamp: Stamp, columns: Columns) -> None:
     with suppress(OSError, OverflowError, *UNREADABLE):
         text = msgspec.msgpack.encode(_Kept(stamp, columns))
         head = zlib.crc32(text).to_bytes(_CHECKSUM_BYTES)
-        replace_file(path_of(store), head, text, is_durable=False)
+        overwrite_file(path_of(store), head + text)
 
 
 def of_file(store: Path, stamp: Stamp) -> Columns | None:

@@ -15,14 +15,16 @@ from ._contents import Changes, Contents, Indexed, Parsed, StaleIndexError, Text
 from ._files import (
     DamageError,
     Stamp,
+    close_all,
     explained,
     keep_aside,
     open_plain_file,
+    put_in_place,
     read_and_close,
     read_plain_file,
     remove_leftovers,
-    replace_file,
     stamp_of,
+    sync_folder,
 )
 from ._index import Columns
 from ._records import newest_first, parse, salvage
@@ -51,6 +53,7 @@ class RecordsFile:
         self._note = note
         self._has_swept = False
         self._seen: tuple[Contents, Stamp | None] | None = None
+        self._old: list[int] = []
         self._misled_by: Stamp | None = None
         self._left: tuple[Stamp, Columns] | None = None
 
@@ -60,11 +63,14 @@ class RecordsFile:
             return question(self._contents(has_lock=has_lock))
         except StaleIndexError:
             self._misled_by = self._seen[1] if self._seen else None
-            self.close()
+            self._put_away()
             return question(self._contents(has_lock=has_lock))
 
     def change(self, choose: Callable[[Contents], Changes | None]) -> None:
-        """Write the file with the changes that are chosen, and not for None; for the holder of the lock."""
+        """Write the file with the changes that are chosen, and not for None; for the holder of the lock.
+
+        A power cut may undo it until `sync` returns.
+        """
 
         def write(contents: Contents) -> None:
             changes = choose(contents)
@@ -82,17 +88,33 @@ class RecordsFile:
             text = read_plain_file(self.path)
         return self._none_yet() if text is None else Parsed(parse(text))
 
+    def sync(self) -> None:
+        """Make what was written durable; whoever is told that it is saved has to wait for it, and for no lock."""
+        with explained("write", self.path):
+            sync_folder(self.path.parent)
+
+    def close_old(self) -> None:
+        """Let go of files that others have replaced, which may take as long as writing them; for who has no lock."""
+        close_all(self._old)
+
     def close(self) -> None:
         """Let go of the file."""
-        if self._seen is not None:
-            self._seen[0].close()
+        self._put_away()
+        self.close_old()
+
+    def _put_away(self) -> None:
+        if self._seen is not None and self._seen[0].descriptor is not None:
+            self._old.append(self._seen[0].descriptor)
         self._seen = None
 
     def _contents(self, *, has_lock: bool) -> Contents:
         stamp = self._stamp()
         if self._seen is not None and stamp is not None and stamp == self._seen[1]:
             return self._seen[0]
-        self.close()
+        if has_lock:
+            self._put_away()
+        else:
+            self.close()
         try:
             self._seen = self._opened()
         except DamageError:
@@ -149,6 +171,7 @@ class RecordsFile:
                 source = f"what is whole in it and from {source}"
         records = {run_id: found[run_id] for run_id in reversed(newest_first(found))}
         self._write(Parsed(records).changed({}))
+        self.sync()
         self._note(f"{self.path} {what}: {kept}{len(records)} runs were put together again from {source}")
         for problem in unreadable:
             self._note(problem)
@@ -166,7 +189,8 @@ class RecordsFile:
                 remove_leftovers(self.path)
                 claim(self.path)
                 self._has_swept = True
-            stamp = replace_file(self.path, *text.pieces)
+            stamp = put_in_place(self.path, *text.pieces)
+        self._put_away()
         if stamp is not None:
             self._left = stamp, text.columns
             _index.keep(self.path, stamp, text.columns)

@@ -15,7 +15,9 @@ from backprop_core import RUN_FILES, StorageError, open_private
 from ._files import (
     NO_LINKS,
     DamageError,
+    close_all,
     explained,
+    hold,
     is_leftover,
     make_private_folder,
     read_plain_file,
@@ -30,6 +32,7 @@ COPY = "run.json"
 SERIES = "metrics.jsonl"
 REQUESTS = "control"
 JOURNAL = "journal-"
+HELD_AT_MOST = 8  # of many copies that are saved at once: a process may have only so many files open
 KNOWN_FILES = RUN_FILES | {COPY, SERIES, REQUESTS}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -79,12 +82,15 @@ class RunFolders:
         the records are saved.
         """
         written: dict[str, Path] = {}
+        held: list[int] = []
         try:
             for run_id, line in lines.items():
                 self.make(run_id)
                 path = Path(self.path_of(run_id, COPY))
                 with explained("write", path):
                     written[run_id] = write_beside(path, line, b"\n").path
+                if len(held) < HELD_AT_MOST:
+                    held += hold(path)
             yield lambda: self._put_in_place(written, lines)
             for run_id in lines:
                 folder = Path(self.path_of(run_id))
@@ -94,6 +100,7 @@ class RunFolders:
                 ):  # removed again by somebody else
                     sync_folder(folder)
         finally:
+            close_all(held)
             for temporary in written.values():
                 with suppress(OSError):
                     os.unlink(temporary)

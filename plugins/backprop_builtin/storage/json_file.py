@@ -3,8 +3,9 @@
 `storage = "json"` keeps it in Backprop's folder. `storage = "json:///path/file.json"` keeps the records
 in that file, and `runs/<id>/run.json`, `metrics.jsonl` and `control` in a `runs` folder beside it.
 
-A save holds the lock of `experiments.json.lock`, writes the record's copy into the run's folder, then the
-whole file anew (temporary file, fsync, rename, fsync of the folder), and only then returns. Other runs' lines
+A save writes the record's copy, then holds the lock of `experiments.json.lock` while it puts the copy into the run's
+folder and writes the whole file anew (temporary file, fsync, rename). It returns once the folders are flushed, too,
+for which the next writer need not wait. Other runs' lines
 are copied as they are, found through `experiments.json.index`. A file that does not parse is kept aside, and its
 records are put together again from its whole lines and the copies.
 """
@@ -100,8 +101,10 @@ class JsonStorage:
             return lines
 
         try:
-            with self._folders.new_copies(lines) as put_copies, self._locked():
-                self._change(add)
+            with self._folders.new_copies(lines) as put_copies:
+                with self._locked():
+                    self._change(add)
+                self._file.sync()
         except LockBusyError as busy:
             with suppress(DamageError):
                 _refuse_newer(self._file.whole(), records)
@@ -166,6 +169,7 @@ class JsonStorage:
 
         with self._locked():
             self._change(remove)
+            self._file.sync()
             self._journals.forget_runs(run_ids)
             for run_id in run_ids:
                 self._series.let_go(run_id)
@@ -189,8 +193,11 @@ class JsonStorage:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with locked_in_turn(f"{self.path}.lock", self._lock_wait_s):
-            yield
+        try:
+            with locked_in_turn(f"{self.path}.lock", self._lock_wait_s):
+                yield
+        finally:
+            self._file.close_old()
 
     def _look(self, question: Callable[[Contents], Found]) -> Found:
         """Answer from what is stored and from what waits to be."""
@@ -222,6 +229,8 @@ class JsonStorage:
             return {**merged, **chosen}
 
         self._file.change(choose_all)
+        if waiting:
+            self._file.sync()  # else a power cut might leave neither the journals nor what they were added to
         self._journals.forget(journal for journal in waiting if journal.is_done_with)
 
 
