@@ -135,12 +135,14 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
         from .launching import choose_launcher, launch
 
         return launch(order, opened, choose_launcher(opened), view.tell)
+    except BaseException:
+        with suppress(StorageError):  # what went wrong is told, whatever the storage can say of it now
+            if opened.storage.get(order.record.id) is None:
+                holding.forget_folder(holding.run_folder(order.home, order.record.id))
+        raise
     finally:
         with suppress(OSError):  # a plugin may have closed it
             os.close(order.lock)
-        with suppress(StorageError):  # how the run ended stands, whatever its storage can say of it now
-            if opened.storage.get(order.record.id) is None:
-                holding.forget_folder(holding.run_folder(order.home, order.record.id))
 
 
 def rehearse(order: Order, opened: Opened, view: View) -> DryRun:
