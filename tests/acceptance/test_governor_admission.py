@@ -150,11 +150,11 @@ def test_a_mig_instance_is_given_by_its_uuid_and_the_split_gpu_never(
     machine = NvmlProject(place, library)
     machine.write("see.py", SEEING)
     machine.nvml.set(split)
-    assert given(machine.call("run", "see.py")) == "MIG-large"
+    assert given(machine.run("run", "see.py")) == "MIG-large"
     assert machine.record()["gpu"]["uuid"] == "MIG-large"
-    assert given(machine.call("run", "see.py", env={"CUDA_VISIBLE_DEVICES": "MIG-small"})) == "MIG-small"
+    assert given(machine.run("run", "see.py", env={"CUDA_VISIBLE_DEVICES": "MIG-small"})) == "MIG-small"
     machine.nvml.set(StubGpu(uuid="GPU-0", name="Split", total=81920, free=70000, temp=40, mig=1))
-    done = machine.call("run", "see.py")
+    done = machine.run("run", "see.py")
     assert done.code == 75
     assert "GPU 0: in MIG mode" in done.err
     machine.clean_up()
