@@ -1,4 +1,4 @@
-"""What every test may use: figures, which are shown when all tests have run, and written down on request.
+"""What every test may use: a project; and figures, shown when all tests have run and written down on request.
 
 And how many tests run at once: half as many again as there are cores, because most of a test's time is waiting.
 """
@@ -6,12 +6,13 @@ And how many tests run at once: half as many again as there are cores, because m
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from figures import Figures
+from kit import Project
 
 _FIGURES = "figures"
 
@@ -26,6 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     cores = yield
     return cores + cores // 2
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """A project folder, a home and a machine with room; nobody that a test started outlives it."""
+    made = Project(tmp_path)
+    yield made
+    made.clean_up()
 
 
 @pytest.fixture

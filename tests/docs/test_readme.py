@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +63,6 @@ def options_of(command: Any) -> set[str]:
 @pytest.fixture(scope="module")
 def command_line() -> Any:
     return typer.main.get_command(build_app(None))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path)
-    yield made
-    made.clean_up()
 
 
 # --- the commands -----------------------------------------------------------------------------------
