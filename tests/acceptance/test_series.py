@@ -248,7 +248,7 @@ def test_extend_gives_a_live_run_more_time_that_the_script_sees(project: Project
     project.wait_for_state("running")
     log = project.run_folder() / "output.log"
     wait_for(lambda: log.exists() and "ready" in log.read_text(), "the script to be ready")
-    done = project.call("extend", "it", 1)
+    done = project.run("extend", "it", 1)
     assert (done.code, done.err) == (
         0,
         f"backprop: run it ({project.record()['id']}) is given 1 minutes more\n",

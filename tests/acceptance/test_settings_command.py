@@ -153,7 +153,7 @@ def test_config_set_leaves_a_file_alone_that_it_cannot_change_rightly(project: P
 
 def test_init_writes_every_setting_with_its_default_commented_out(project: Project) -> None:
     before = {key: value for key, (value, _) in shown(project).items()}
-    assert project.call("init").code == 0
+    assert project.run("init").code == 0
     file = project.folder / "backprop.toml"
     text = file.read_text()
     assert tomllib.loads(text) == {"gpu": {}}
