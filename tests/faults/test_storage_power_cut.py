@@ -61,11 +61,12 @@ def cut_again_and_again(kind: str, tmp_path: Path, cuts: int) -> tuple[int, list
                 for turn in range(cuts):
                     acknowledged += read_some(writer.stdout.fileno(), at_least=1 + turn % 3)
                     time.sleep(turn * 7 % 30 / 10_000)  # falls on another step of the save in every turn
-                    writer.send_signal(signal.SIGSTOP)  # so that the copy is of one moment
+                    # The copy is of one moment, and what is saved while it is looked at would only fill the disk.
+                    writer.send_signal(signal.SIGSTOP)
                     acknowledged += read_what_is_there(writer.stdout.fileno())
                     cut(image, copy)
-                    writer.send_signal(signal.SIGCONT)
                     bad += lost_in(kind, copy, tmp_path / "after", acknowledged, turn)
+                    writer.send_signal(signal.SIGCONT)
             finally:
                 writer.kill()
     return len(acknowledged), bad
@@ -74,7 +75,9 @@ def cut_again_and_again(kind: str, tmp_path: Path, cuts: int) -> tuple[int, list
 def read_some(descriptor: int, at_least: int) -> list[str]:
     text = b""
     while text.count(b"\n") < at_least or not text.endswith(b"\n"):
-        text += os.read(descriptor, 65_536)
+        piece = os.read(descriptor, 65_536)
+        assert piece, "the writer has ended"
+        text += piece
     return text.decode().split()
 
 
