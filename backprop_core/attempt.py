@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +21,7 @@ from .budgets import is_series, time_box_minutes
 from .clock import now_ms
 from .description import answer_of, memory_layer
 from .environment import Told, build, command_line, from_plugins, helper_folder
-from .errors import ExitCode, RefusedError
+from .errors import ExitCode, RefusedError, StorageError
 from .identity import host_name
 from .interfaces import GpuProbe, Storage
 from .interrupts import Interrupted
@@ -49,19 +49,21 @@ def run(
     :raises StorageError: when the record cannot be saved before the start.
     """
     admitted = admit(order, plugins, storage, view)
-    for warning in admitted.warnings:
-        view.tell(warning)
     keeper = None
     try:
-        clear_slot(admitted.slot, order.home, view)
-        # What is made ready and saved until the script may start takes as long as its start does.
-        keeper = Keeper((order.lock, admitted.slot.fd))
-        record = begin(order, admitted, plugins)
-        probe = admitted.reader.probe if admitted.reader else None
-        job = prepare(order, admitted.gpus, probe, plugins)
+        with undone_where_it_fails(storage, order.record.id), interruptible():
+            for warning in admitted.warnings:
+                view.tell(warning)
+            clear_slot(admitted.slot, order.home, view)
+            # What is made ready and saved until the script may start takes as long as its start does.
+            keeper = Keeper((order.lock, admitted.slot.fd))
+            record = begin(order, admitted, plugins)
+            probe = admitted.reader.probe if admitted.reader else None
+            job = prepare(order, admitted.gpus, probe, plugins)
         journal = registry.Journal(storage, record, view.tell)
         with held_signals(on_hangup=not order.is_detached) as signals:
-            journal.begin(record)
+            with undone_where_it_fails(storage, order.record.id):
+                journal.begin(record)
             keeper.start(job)
             from .course import follow  # while the script starts: nothing of it is needed before
 
@@ -154,6 +156,19 @@ def put_back(storage: Storage, run_id: str, before: RunRecord | None) -> None:
         storage.delete(run_id)
     else:
         storage.save(before)
+
+
+@contextmanager
+def undone_where_it_fails(storage: Storage, run_id: str) -> Iterator[None]:
+    """Undo `queued` where the run waited for its turn, and the block fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(StorageError):  # what went wrong first is told
+            current = storage.get(run_id)
+            if current is not None and current.status is RunState.QUEUED:
+                put_back(storage, run_id, current)
+        raise
 
 
 @contextmanager

@@ -5,7 +5,6 @@ The lock tells who is alive; what is written in it only ever authorises signals.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 from collections.abc import Collection
@@ -16,7 +15,7 @@ import msgspec
 
 from .errors import BackpropError, UsageError
 from .identity import RUN_ID, boot_id, is_alive, look_at, pid_namespace, send, start_ticks
-from .locks import open_lock_file, private_folder, read_held, try_lock, write_line
+from .locks import open_lock_file, private_folder, read_held, try_lock, unlock, write_line
 from .records import RUN_FILES, Record
 
 _LINE_LIMIT = 4096
@@ -91,7 +90,7 @@ def hold(folder: Path) -> int:
 
 def release(descriptor: int) -> None:
     """Let another process take the lock; the descriptor stays open."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    unlock(descriptor)
 
 
 def forget_folder(folder: Path) -> None:

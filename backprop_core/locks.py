@@ -93,6 +93,11 @@ def try_lock(fd: int, timeout_s: float = GLANCE_S) -> bool:
     return False
 
 
+def unlock(fd: int) -> None:
+    """Give the lock back; whoever inherited the open file has it no longer either."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 class _TooLateError(BaseException):
     """Raised by the timer that bounds a wait for a lock."""
 

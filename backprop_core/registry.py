@@ -131,9 +131,12 @@ def ended(
     reason: str | None = None,
     cause: str | None = None,
 ) -> RunRecord:
-    """Return the record with its attempt ended, a pause that was going on included."""
+    """Return the record with its attempt ended, a pause that was going on included.
+
+    One that waits for its turn may have none of its own yet: the attempts before it stay as they are.
+    """
     now = now_ms()
-    if record.attempts:
+    if record.attempts and record.attempts[-1].status not in FINAL:
         pauses = record.attempts[-1].pauses
         now = _not_before(record.attempts[-1].start)
         if pauses and pauses[-1].end is None:

@@ -35,6 +35,7 @@ from .locks import (
     read_held,
     read_line,
     try_lock,
+    unlock,
     write_line,
 )
 from .records import EMPTY, Gpu, Record
@@ -98,10 +99,11 @@ class Slot:
         write_line(self.fd, msgspec.json.encode(self.holder))
 
     def give_back(self) -> None:
-        """Let go of it, and leave word that nothing of the run is left."""
+        """Free it, whoever has inherited it, and leave word that nothing of the run is left."""
         if self._is_there():
             with suppress(StorageError):  # whoever takes it next then looks whether something is
                 write_line(self.fd, b"")
+            unlock(self.fd)  # a plugin may have forked somebody who stays
         self.close()
 
     def close(self) -> None:

@@ -53,8 +53,11 @@ class Keeper:
     """
 
     def __init__(self, locks: Sequence[int]) -> None:
-        self.output, self._script_end = os.pipe()
-        self.control, theirs = socketpair()
+        try:
+            self.output, self._script_end = os.pipe()
+            self.control, theirs = socketpair()
+        except OSError as error:
+            raise BackpropError(f"the keeper process does not start: {error.strerror}") from error
         self._locks = tuple(locks)
         self._has_plan = False
         with suppress(OSError):  # a user's pipes may take 64 MiB in all; the default of 64 KiB works too
@@ -93,10 +96,13 @@ class Keeper:
     def let_go(self) -> None:
         """Have it leave, which one with a plan does when it has ended the script.
 
-        One without a plan is waited for: its locks are free again then.
+        One without a plan has nothing to end, and is killed: its locks are free again then.
         """
         self.close()
         if not self._has_plan:
+            with suppress(ChildProcessError):  # a plugin has buried it: its number may be another's
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                os.kill(self.pid, signal.SIGKILL)
             self.reap()
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ def see_through(begin: Callable[[], Result], view: PlainView, *, detached: bool)
         with view:
             result = begin()
     except Interrupted as interrupted:
-        say("not started: it was stopped while it waited for its turn")
+        say("not started: it was stopped before its script could start")
         return interrupted.exit_code
     return finish(result, detached=detached)
 
