@@ -123,8 +123,10 @@ def assert_nothing_is_lost(project: GpuProject) -> None:
     assert {record["status"] for record in listed} <= {"lost", "stopped", "failed"}
     started = [project.start(*WORDS) for _ in range(GPUS)]
     wait_for(
-        lambda: standing(project, "-p", GPUS)["slots"]["used"] == GPUS, "every GPU to be given out again"
+        lambda: [record["status"] for record in project.records()].count("running") == GPUS,
+        "every GPU to be given out again",
     )
+    assert standing(project, "-p", GPUS)["slots"]["used"] == GPUS
     for process in started:
         process.send_signal(signal.SIGTERM)
     assert [project.end(process).code for process in started] == [143] * GPUS
