@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, count
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -33,7 +33,7 @@ class StaleIndexError(Exception):
     """A record does not lie where the index says: the file has to be read whole."""
 
 
-class Text(NamedTuple):
+class Text(msgspec.Struct, frozen=True):
     """The file as it is to be written: in pieces, and what its index is to say."""
 
     pieces: Sequence[bytes | memoryview]

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from backprop_core import StorageError, open_private
 
@@ -31,7 +32,7 @@ def explained(doing: str, path: str | Path) -> Iterator[None]:
         raise StorageError(f"cannot {doing} {path}: {error.strerror or error}") from error
 
 
-class Stamp(NamedTuple):
+class Stamp(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What tells a file from what replaces it, and from what it was before."""
 
     device: int
@@ -156,7 +157,7 @@ def close_all(descriptors: list[int]) -> None:
             os.close(descriptor)
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True):
     """A file under a name of its own, to be renamed into the place of another."""
 
     path: Path
@@ -197,7 +198,8 @@ def _stamp_once_renamed(path: Path, written: Stamp | None) -> Stamp | None:
     if written is not None:
         with suppress(OSError):
             stamp = stamp_of(os.lstat(path))
-            return stamp if stamp[:-1] == written[:-1] else None
+            renamed = msgspec.structs.replace(written, changed_ns=stamp.changed_ns)
+            return stamp if stamp == renamed else None
     return None
 
 

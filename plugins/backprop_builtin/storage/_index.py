@@ -6,8 +6,7 @@ no flush to the disk and may lie there half written: a file that was edited, res
 knows no index is read whole, and so is one in which a record does not lie where it should.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: msgspec would compile and evaluate each one, one by one.
 import zlib
 from contextlib import suppress
 from pathlib import Path
