@@ -22,8 +22,8 @@ from .past import home_with
 LIMITS = {
     "import backprop_core.script": 1.15,
     "backprop --version": 2.2,
-    "backprop list, 100 runs": 8.4,
-    "backprop run --dry-run empty.py": 10.8,
+    "backprop list, 100 runs": 6.4,
+    "backprop run --dry-run empty.py": 8.2,
     "100 looks at the machine during a run": 1.0,
     "a progress line": 1.75,
     "a progress line with metrics": 5.0,
