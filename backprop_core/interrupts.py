@@ -7,7 +7,7 @@ import threading
 
 
 class Interrupted(BaseException):
-    """A person ended the run while it was waiting for its turn; `why` is a word of `attempt.STOPPED_WITH`."""
+    """A person ended the run while it was waiting for its turn; `why` is a word of `terms.STOPPED_WITH`."""
 
     def __init__(self, exit_code: int, why: str) -> None:
         super().__init__(exit_code)
