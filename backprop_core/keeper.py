@@ -7,7 +7,8 @@ JSON objects to, one a line. The first line from the agent is the plan:
      "limit_s": 600.0, "grace_s": 30.0, "term_s": 5.0, "max_pause_s": 900.0, "time_box_file": ".." or null}
 
 `output` is the write end of the pipe for the script's stdout and stderr, `drain` a read end of it that is
-touched only when the agent is gone, `locks` are held until this process ends. Later lines are requests:
+touched only when the agent is gone, `locks` are held until this process ends. The agent is gone when its end of the
+socket is closed, or when the process that started this one has ended. Later lines are requests:
 
     {"do": "pause", "cause": ".."}     {"do": "continue", "cause": ".." or null for every cause}
     {"do": "stop", "why": ".."}        {"do": "terminate"}     {"do": "kill"}
@@ -118,10 +119,15 @@ def prctl(option: int, value: int) -> None:
 
 
 class Channel:
-    """The control socket: objects in, a bounded queue of objects out; it blocks for the plan alone."""
+    """The control socket: objects in, a bounded queue of objects out; it blocks for the plan alone.
 
-    def __init__(self, fd: int) -> None:
+    `agent_fd` can be read once the agent has ended, whose end of the socket somebody may hold whom it forked; -1 where
+    the system has no such thing.
+    """
+
+    def __init__(self, fd: int, agent_fd: int = -1) -> None:
         self.fd = fd
+        self.agent_fd = agent_fd
         self.is_open = True
         self._received = bytearray()  # a line that has not ended
         self._lines: list[bytes] = []
@@ -130,14 +136,27 @@ class Channel:
 
     def plan(self) -> dict[str, Any] | None:
         """Wait for the first line; None where the agent left, empty where it is no object."""
+        poll = select.poll()
+        for fd in self.awaited():
+            poll.register(fd, select.POLLIN)
         while self.is_open and not self._lines:
-            self._receive()
+            self.hear({fd for fd, _ in poll.poll()})
         os.set_blocking(self.fd, False)
         return from_json(self._lines.pop(0)) or {} if self._lines else None
 
+    def awaited(self) -> tuple[int, ...]:
+        """Return the descriptors that have something when the agent has."""
+        return (self.fd,) if self.agent_fd < 0 else (self.fd, self.agent_fd)
+
+    def hear(self, ready: set[int]) -> None:
+        """Take in what the agent says; the last of it where it has ended."""
+        if self.fd in ready:
+            self._receive()
+        if self.agent_fd in ready:
+            self.is_open = False
+
     def read(self) -> list[dict[str, Any]]:
         """Return what the agent has said since; what is no object is passed over."""
-        self._receive()
         lines, self._lines = self._lines, []
         return [message for message in map(from_json, lines) if message is not None]
 
@@ -164,6 +183,9 @@ class Channel:
 
     def flush(self) -> bool:
         """Write what the socket takes; False while something is left."""
+        if not self.is_open:
+            self._leaving = b""
+            self._queue.clear()
         try:
             while self._leaving or self._queue:
                 self._leaving = self._leaving or self._queue.pop(0)
@@ -474,7 +496,7 @@ class Keeper:
         self.main, self.report_fd = spawn(plan)
         self.tree = Tree() if Tree.is_here() else Group(self.main)
         self.poll = select.poll()
-        for fd in (self.channel.fd, self.wake_fd, self.report_fd):
+        for fd in (*self.channel.awaited(), self.wake_fd, self.report_fd):
             self.poll.register(fd, select.POLLIN)
 
     def hold(self) -> None:
@@ -483,7 +505,7 @@ class Keeper:
         start.register(self.report_fd, select.POLLIN)
         if start.poll(PATIENCE_S * 1000):  # else a disk hangs, and the rest must go on
             self._begin()
-        self._obey()  # what came together with the plan
+        self._obey(set())  # what came together with the plan
         while True:
             ready = self._sleep()
             if self.wake_fd in ready:
@@ -492,8 +514,8 @@ class Keeper:
                 self._begin()
             if not self._reap():
                 break
-            if self.channel.fd in ready:
-                self._obey()
+            if self.channel.is_open and not ready.isdisjoint(self.channel.awaited()):
+                self._obey(ready)
             if self.plan.drain in ready and not discard(self.plan.drain):
                 self.poll.unregister(self.plan.drain)
             if self.is_asked_to_stop:
@@ -581,7 +603,8 @@ class Keeper:
                 paused_s=self.paused_s,
             )
 
-    def _obey(self) -> None:
+    def _obey(self, ready: set[int]) -> None:
+        self.channel.hear(ready)
         for message in self.channel.read():
             match message:
                 case {"do": "pause", "cause": str(cause)}:
@@ -596,7 +619,8 @@ class Keeper:
                         "interrupt" if rung == "stop" else rung, why if isinstance(why, str) else "request"
                     )
         if not self.channel.is_open:
-            self.poll.unregister(self.channel.fd)
+            for fd in self.channel.awaited():
+                self.poll.unregister(fd)
             os.set_blocking(self.plan.drain, False)
             self.poll.register(self.plan.drain, select.POLLIN)
             self._descend("interrupt", "lost agent")
@@ -733,6 +757,25 @@ def stand_apart() -> None:
                 continue
 
 
+def watch(pid: int) -> int:
+    """Return a descriptor that can be read once the process has ended; -1 where the system has no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def unlock(fds: list[int]) -> None:
+    """Give back what the agent no longer can, and somebody whom it forked may hold for as long as it likes."""
+    from fcntl import LOCK_UN, flock
+
+    for fd in fds:
+        try:
+            flock(fd, LOCK_UN)
+        except (OSError, TypeError, ValueError):  # no descriptor of ours
+            continue
+
+
 def command(fd: int) -> list[str]:
     """Return what starts a keeper, half as slowly as this file's name would: an import finds it compiled."""
     folder = os.path.dirname(os.path.abspath(__file__))  # at the end of the path, so that it shadows nothing
@@ -743,7 +786,7 @@ def command(fd: int) -> list[str]:
 def main(fd: int) -> int:
     """Hold the run that the agent at the other end of `fd` describes."""
     stand_apart()
-    channel = Channel(fd)
+    channel = Channel(fd, watch(os.getppid()))
     message = channel.plan()
     if message is None:
         return 0
@@ -755,6 +798,8 @@ def main(fd: int) -> int:
         channel.send("failed", errno=error.errno, message=f"cannot start the script: {error}")
     else:
         keeper.hold()
+        if not channel.is_open:
+            unlock(message.get("locks", ()))
     patience = select.poll()
     patience.register(fd, select.POLLOUT)
     until = time.monotonic() + LINGER_S

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from keeper_client import stat
 from kit import Project, command, wait_for
 from terminal import CTRL_Z, Terminal
@@ -133,3 +134,40 @@ def test_a_slot_is_not_taken_for_another_file_of_its_number(tmp_path: Path) -> N
     slot.give_back()
     assert mine.read_bytes() == b"words\n"
     os.close(descriptor)
+
+
+# Forks somebody who stays until the file `leave` is there, and holds what the supervisor had open.
+FORKING = """
+    import os, pathlib, time
+    from backprop_core import hookimpl
+    @hookimpl
+    def backprop_run_started(run):
+        if os.fork() == 0:
+            pathlib.Path("forked").touch()
+            while not pathlib.Path("leave").exists():
+                time.sleep(0.01)
+            os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["ended", "killed"])
+def test_whom_a_plugin_has_forked_keeps_neither_a_run_nor_its_slot(
+    project: Project, *, is_killed: bool
+) -> None:
+    project.write("train.py", HOLDING)
+    project.write("short.py", "")
+    project.write("backprop_plugins.py", FORKING)
+    running = project.start("run", "train.py", "-n", "it", "-p", 1, "--stop-grace", "0.1")
+    project.wait_for_state("running", "it")
+    script = script_of(project, "it")
+    wait_for((project.folder / "forked").exists, "somebody to be forked")
+    if is_killed:
+        running.kill()
+    else:
+        project.write("go", "")
+    running.wait(10)
+    wait_for(lambda: state_of(script) in ("", "Z", "X"), "the script to be ended", 10)
+    done = project.run("run", "short.py", "-p", 1, "--wait", "0.1", "--no-local-plugins")
+    assert (done.code, not is_killed or project.run("list").code == 0) == (0, True)
+    assert project.record("it")["status"] == ("lost" if is_killed else "completed")
+    project.write("leave", "")
