@@ -1,4 +1,4 @@
-"""One attempt of a run, from the first look at the machine to the final record.
+"""One attempt of a run, from the first look at the machine to the start of its script; `course` is the rest.
 
 This is what the agent does, in the foreground of a terminal or as a launcher's job.
 """

@@ -159,10 +159,14 @@ def read_line(fd: int) -> bytes:
     :raises StorageError: when it cannot be read.
     """
     try:
-        line, end, _ = os.pread(fd, _READ_LIMIT, 0).partition(b"\n")
+        return (_whole_line(fd) or b"").strip()
     except OSError as error:
         raise StorageError(f"a lock file cannot be read: {error.strerror}") from error
-    return line.strip() if end else b""
+
+
+def _whole_line(fd: int) -> bytes | None:
+    line, end, _ = os.pread(fd, _READ_LIMIT, 0).partition(b"\n")
+    return line if end else None
 
 
 def read_held(path: Path) -> bytes | None:
@@ -174,9 +178,9 @@ def read_held(path: Path) -> bytes | None:
         end_s = now_s() + GLANCE_S
         while fd is not None and not _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB):
             # A line is being written for as long as its end is missing.
-            line, end, _ = os.pread(fd, _READ_LIMIT, 0).partition(b"\n")
-            if end or now_s() >= end_s:
-                return line if end else b""
+            line = _whole_line(fd)
+            if line is not None or now_s() >= end_s:
+                return line or b""
             time.sleep(0.001)
         return None
 

@@ -4,6 +4,7 @@ typer takes longer to import than most commands take to run. So no command impor
 parameters with the records here, from which `typed` builds typer's and `direct` reads plain command lines.
 """
 
+# No `from __future__ import annotations`, here and in the commands that are typed most: typing would compile each one.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args, get_origin, get_type_hints
