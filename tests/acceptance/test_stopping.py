@@ -27,6 +27,8 @@ MINDING = """
         time.sleep(0.02)
 """
 
+PAUSED_S = 0.5
+
 
 def at_a_terminal(project: Project, *words: str) -> Terminal:
     return Terminal([*command(), "run", "train.py", *words], cwd=project.folder, env=project.environ())
@@ -222,10 +224,11 @@ def test_a_pause_does_not_count_and_the_script_can_tell(project: Project) -> Non
     wait_for(lambda: log.exists() and "\n" in log.read_text(), "the script to know its end")
     project.call("pause", "last")
     project.wait_for_state("paused")
+    time.sleep(PAUSED_S)
     project.call("unpause", "last")
     project.wait_for_state("running")
-    first = float(log.read_text().split()[0])
-    wait_for(lambda: float(log.read_text().splitlines()[-2]) > first + 0.05, "the end to move away")
+    first, away_s = float(log.read_text().split()[0]), 0.9 * PAUSED_S
+    wait_for(lambda: float(log.read_text().splitlines()[-2]) > first + away_s, "the end to move away")
     running.send_signal(signal.SIGTERM)
     project.end(running)
 
