@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import stat
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from figures import Figures
-from injection import ALLOW_TRACING, finished_with_fault
 
 from backprop_builtin.storage._locks import locked
 from backprop_builtin.storage._run_folders import RunFolders
@@ -105,19 +103,12 @@ def leave_no_mode_to_chance():
     (home / "experiments.json").write_text("{")
     storage.runs()
 
-def save_when_told():
-    storage = JsonBackend().open(None, home)
-    storage.save(record("first"))
-    say("ready")
-    sys.stdin.readline()
-    try_to_save(storage, "second")
-
 globals()[sys.argv[1]](*sys.argv[3:])
 """
 
 
 def start(action: str, home: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", ALLOW_TRACING + CHILD, action, str(home), *map(str, arguments)]
+    command = [sys.executable, "-c", CHILD, action, str(home), *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -269,84 +260,3 @@ def test_planted_links_are_not_written_through(storage: JsonStorage, home: Path,
         storage.save(make_record("s"))
     assert precious.read_text() == "mine"
     assert not (folder / "run.json").is_symlink()
-
-
-# Every step of a save, failing or killed -----------------------------------------------------
-
-REFUSED = [
-    ("openat", "EACCES", 2),  # the copy, before it is in place
-    ("openat", "EACCES", 5),  # the lock
-    ("openat", "EMFILE", 6),  # the journals
-    ("openat", "EMFILE", 7),  # the file, to be read
-    ("openat", "EROFS", 8),  # the temporary file
-    ("flock", "ENOLCK", 1),  # the queue
-    ("flock", "ENOSYS", 2),  # the lock
-    ("write", "ENOSPC", 1),  # the copy
-    ("pread64", "EIO", 1),  # the other runs' lines
-    ("write", "EIO", 4),  # the file
-    ("fsync", "ENOSPC", 2),  # the copy
-    ("fsync", "EIO", 3),  # the file
-    ("fsync", "EIO", 4),  # its folder
-    ("fsync", "EIO", 5),  # the copy's folder
-    ("/^rename", "EIO", 1),  # the copy
-    ("/^rename", "ENOSPC", 2),  # the file
-]
-NOT_NEEDED = [
-    ("openat", 3),  # the old copy, to be kept until the lock is free
-    ("openat", 9),  # the index
-    ("write", 8),
-]
-KILLED = [("openat", 8), ("openat", 9), ("write", 4), ("write", 8)]
-KILLED += [
-    (syscall, turn) for syscall, turns in (("fsync", (3, 4, 5)), ("/^rename", (1, 2))) for turn in turns
-]
-INTERRUPTED = ["openat", "flock", "write", "fsync"]
-
-
-def assert_store_is_sound(home: Path, *, has_second: bool | None) -> None:
-    there = json.loads((home / "experiments.json").read_text())
-    assert "first" in there
-    if has_second is not None:
-        assert ("second" in there) == has_second
-    storage = JsonBackend().open(None, home)
-    storage.save(make_record("third"))
-    assert {"first", "third"} <= set(ids(storage)) <= {"first", "second", "third"}
-    assert storage.problems == []
-    assert list(home.glob(".*.tmp")) == []
-
-
-@pytest.mark.parametrize(("syscall", "error", "when"), REFUSED)
-def test_failing_system_call_is_told_and_the_old_file_stays(
-    home: Path, syscall: str, error: str, when: int
-) -> None:
-    said, status = finished_with_fault(start("save_when_told", home), syscall, f"error={error}", when)
-    assert said.startswith("refused cannot ")
-    assert str(home) in said
-    assert status == 0
-    assert leftovers(home) == []
-    # Only once the file is renamed, while folders are flushed, may a save that was refused be there.
-    assert_store_is_sound(home, has_second=(syscall, when) in {("fsync", 4), ("fsync", 5)})
-
-
-@pytest.mark.parametrize(("syscall", "when"), NOT_NEEDED)
-def test_what_a_save_can_do_without_fails_none(home: Path, syscall: str, when: int) -> None:
-    said, status = finished_with_fault(start("save_when_told", home), syscall, "error=EIO", when)
-    assert (said, status) == ("saved second\n", 0)
-    assert leftovers(home) == []
-    assert_store_is_sound(home, has_second=True)
-
-
-@pytest.mark.parametrize(("syscall", "when"), KILLED)
-def test_writer_killed_in_the_middle_of_a_save_leaves_a_sound_store(
-    home: Path, syscall: str, when: int
-) -> None:
-    said, status = finished_with_fault(start("save_when_told", home), syscall, "signal=KILL", when)
-    assert (said, status) == ("", -signal.SIGKILL)
-    assert_store_is_sound(home, has_second=None)
-
-
-@pytest.mark.parametrize("syscall", INTERRUPTED)
-def test_interrupted_system_call_is_tried_again(home: Path, syscall: str) -> None:
-    said, status = finished_with_fault(start("save_when_told", home), syscall, "error=EINTR", 1)
-    assert (said, status) == ("saved second\n", 0)
-    assert_store_is_sound(home, has_second=True)

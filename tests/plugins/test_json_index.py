@@ -17,6 +17,7 @@ from backprop_builtin.storage._contents import Parsed
 from backprop_builtin.storage._files import stamp_of
 from backprop_builtin.storage._index import Columns
 from backprop_builtin.storage._records import parse
+from backprop_builtin.storage._spare import spare_of
 from backprop_builtin.storage.json_file import JsonBackend, JsonStorage
 from backprop_core import RunState
 from backprop_core.testing import ids, make_record
@@ -245,7 +246,7 @@ def test_store_in_a_place_where_no_index_can_be_written_is_kept_all_the_same(
     (index / "in the way").touch()
     storage.save(make_record("new"))
     assert ids(storage) == ["new", *EVERY]
-    assert [path.name for path in file.parent.glob(".*")] == []
+    assert [path.name for path in file.parent.glob(".*")] == [spare_of(file).name]
 
 
 def test_file_of_another_program_is_read_whole_and_has_an_index_once_it_was_saved_to(file: Path) -> None:

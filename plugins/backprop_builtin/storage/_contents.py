@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate, count
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from ._files import explained
+from ._files import PIECE, explained
 from ._index import Columns
 from ._records import (
     CLOSING,
@@ -34,9 +34,9 @@ class StaleIndexError(Exception):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """The file as it is to be written: in pieces, and what its index is to say."""
+    """The file as it is to be written: in pieces, which may be read from the old one meanwhile, and its new index."""
 
-    pieces: Sequence[bytes | memoryview]
+    pieces: Iterable[bytes]
     columns: Columns
 
 
@@ -123,8 +123,16 @@ class Indexed:
     def _begin(self, place: int) -> int:
         return self._before[place] + place * len(SEPARATOR)
 
-    def _between(self, text: memoryview, first: int, end: int) -> memoryview:
-        return text[self._begin(first) : self._begin(end) - len(SEPARATOR)]
+    def _between(self, first: int, end: int) -> Iterator[bytes]:
+        """Read lines that follow each other, with what separates them."""
+        at, last = self._begin(first), self._begin(end) - len(SEPARATOR)
+        with explained("read", self._path):
+            while at < last:
+                piece = os.pread(self.descriptor, min(PIECE, last - at), at)
+                if not piece:
+                    raise StaleIndexError
+                yield piece
+                at += len(piece)
 
     def newest_first(self, states: frozenset[str]) -> list[str]:
         return ordered(self._columns.ids, self._columns.starts, self._columns.states, states)
@@ -151,20 +159,30 @@ class Indexed:
     def changed(self, changes: Changes) -> Text:
         for run_id in changes:
             self.line(run_id)  # to see that it lies there
-        text = memoryview(self._text())
+        end = self._columns.size - len(CLOSING)
+        if self._read(len(OPENING), 0) != OPENING or self._read(len(CLOSING) + 1, end) != CLOSING:
+            raise StaleIndexError
+        return Text(self._changed_pieces(changes), self._changed_columns(changes))
+
+    def _changed_pieces(self, changes: Changes) -> Iterator[bytes]:
         ids = self._columns.ids
-        parts: list[bytes | memoryview] = []
+        parts: list[Iterable[bytes]] = []
         done = 0
         for place in sorted(self._places[run_id] for run_id in changes if run_id in self._places):
             if done < place:
-                parts.append(self._between(text, done, place))
+                parts.append(self._between(done, place))
             line = changes[ids[place]]
-            parts += [] if line is None else [entry(ids[place], line)]
+            parts += [] if line is None else [(entry(ids[place], line),)]
             done = place + 1
         if done < len(ids):
-            parts.append(self._between(text, done, len(ids)))
-        parts += [entry(one, line) for one, line in changes.items() if line and one not in self._places]
-        return Text(_separated(parts), self._changed_columns(changes))
+            parts.append(self._between(done, len(ids)))
+        parts += [(entry(one, line),) for one, line in changes.items() if line and one not in self._places]
+        yield OPENING
+        for number, part in enumerate(parts):
+            if number:
+                yield SEPARATOR
+            yield from part
+        yield CLOSING
 
     def _changed_columns(self, changes: Changes) -> Columns:
         ids, starts, states, lengths = (list(column) for column in msgspec.structs.astuple(self._columns))
@@ -194,10 +212,3 @@ def _whole(line: bytes, run_id: str) -> bytes:
     if record is None:
         raise StaleIndexError(run_id)
     return record
-
-
-def _separated(parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    pieces: list[bytes | memoryview] = [OPENING]
-    for part in parts:
-        pieces += [SEPARATOR, part] if len(pieces) > 1 else [part]
-    return [*pieces, CLOSING]

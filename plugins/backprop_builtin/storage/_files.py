@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from backprop_core import StorageError, open_private
 
 OURS_ALONE = 0o600
 NO_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
+PIECE = 0x20000  # what is copied and compared at once, in bytes: two fit a processor's cache
+_TRIES, _PAUSE_S = 100, 0.002
 
 
 class DamageError(Exception):
@@ -54,8 +56,7 @@ def open_plain_file(path: str | Path) -> int | None:
     :raises OSError: when it cannot be opened.
     """
     try:
-        # O_NONBLOCK: opening a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | NO_LINKS)
+        descriptor = _open_at_once(path)
     except FileNotFoundError:
         return None
     try:
@@ -65,6 +66,18 @@ def open_plain_file(path: str | Path) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _open_at_once(path: str | Path) -> int:
+    """Open what may be a named pipe, on whose writer a plain open would wait for ever.
+
+    A file on which somebody has a lease cannot be opened so, as when its name is taken by another that very moment.
+    """
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            return os.open(path, os.O_RDONLY | os.O_NONBLOCK | NO_LINKS)
+        time.sleep(_PAUSE_S)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | NO_LINKS)
 
 
 def read_plain_file(path: str | Path) -> bytes | None:
@@ -86,30 +99,23 @@ def read_and_close(descriptor: int) -> bytes:
         os.close(descriptor)
 
 
-def replace_file(path: Path, *content: bytes | memoryview) -> None:
+def replace_file(path: Path, content: Iterable[bytes]) -> None:
     """Give the file new content, all of it or none, whatever happens meanwhile; durable on return.
 
     :raises OSError: with the old content intact, or (from the last step, the folder's fsync) with the
         new content in place that a power cut may still undo.
     """
-    put_in_place(path, *content)
+    put_in_place(path, content)
     sync_folder(path.parent)
 
 
-def put_in_place(path: Path, *content: bytes | memoryview) -> Stamp | None:
+def put_in_place(path: Path, content: Iterable[bytes]) -> Stamp | None:
     """Give the file new content, all of it or none; until its folder is flushed, a power cut may undo it.
 
     :returns: The stamp of just this content; None where the file system tells too little of a file.
     :raises OSError: with the old content intact.
     """
-    written = write_beside(path, *content)
-    try:
-        os.rename(written.path, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(written.path)
-        raise
-    return _stamp_once_renamed(path, written.stamp)
+    return write_beside(path, content).take_the_name_of(path)
 
 
 def overwrite_file(path: Path, content: bytes) -> None:
@@ -163,8 +169,21 @@ class Written(msgspec.Struct, frozen=True):
     path: Path
     stamp: Stamp | None
 
+    def take_the_name_of(self, path: Path) -> Stamp | None:
+        """Rename it; return its stamp, None where the file system tells too little of a file.
 
-def write_beside(path: Path, *content: bytes | memoryview) -> Written:
+        :raises OSError: when it cannot be, and is gone.
+        """
+        try:
+            os.rename(self.path, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(self.path)
+            raise
+        return _stamp_once_renamed(path, self.stamp)
+
+
+def write_beside(path: Path, content: Iterable[bytes]) -> Written:
     """Write what is to replace a file beside it, durably."""
     temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
@@ -172,8 +191,8 @@ def write_beside(path: Path, *content: bytes | memoryview) -> Written:
         try:
             for piece in content:
                 write_all(descriptor, piece)
-            stamp = _marked(descriptor)
-            _make_durable(descriptor)
+            stamp = marked(descriptor)
+            make_durable(descriptor)
         finally:
             os.close(descriptor)
     except BaseException:
@@ -183,7 +202,7 @@ def write_beside(path: Path, *content: bytes | memoryview) -> Written:
     return Written(temporary, stamp)
 
 
-def _marked(descriptor: int) -> Stamp | None:
+def marked(descriptor: int) -> Stamp | None:
     """Give a file a time of its own: the system's clock, which stands still for milliseconds, never tells it."""
     now_ns = time.time_ns()
     with suppress(OSError):
@@ -210,7 +229,8 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _make_durable(descriptor: int) -> None:
+def make_durable(descriptor: int) -> None:
+    """Flush what was written into a file to the disk."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync stops at the disk's own cache there
     else:
@@ -221,7 +241,7 @@ def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _make_durable(descriptor)
+        make_durable(descriptor)
     finally:
         os.close(descriptor)
 

@@ -76,7 +76,7 @@ class Journals:
         path = self._path(mark)
         self._folders.make(run_id)
         with explained("write", path):
-            replace_file(path, line + b"\n")
+            replace_file(path, (line, b"\n"))
         with explained("write", self._marks):
             self._leave(mark)
         return path

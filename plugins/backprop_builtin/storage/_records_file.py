@@ -19,7 +19,6 @@ from ._files import (
     explained,
     keep_aside,
     open_plain_file,
-    put_in_place,
     read_and_close,
     read_plain_file,
     remove_leftovers,
@@ -29,6 +28,7 @@ from ._files import (
 from ._index import Columns
 from ._records import newest_first, parse, salvage
 from ._run_folders import RunFolders, claim
+from ._spare import put_alone, put_in_turn
 
 Found = TypeVar("Found")
 
@@ -75,7 +75,7 @@ class RecordsFile:
         def write(contents: Contents) -> None:
             changes = choose(contents)
             if changes is not None:
-                self._write(contents.changed(changes))
+                self._write(contents.changed(changes), forgets=None in changes.values())
 
         self.ask(write, has_lock=True)
 
@@ -183,13 +183,14 @@ class RecordsFile:
         except DamageError:
             return b""
 
-    def _write(self, text: Text) -> None:
+    def _write(self, text: Text, *, forgets: bool = False) -> None:
         with explained("write", self.path):
             if not self._has_swept:
                 remove_leftovers(self.path)
                 claim(self.path)
                 self._has_swept = True
-            stamp = put_in_place(self.path, *text.pieces)
+            put = put_alone if forgets else put_in_turn
+            stamp = put(self.path, text.pieces)
         self._put_away()
         if stamp is not None:
             self._left = stamp, text.columns

@@ -71,7 +71,7 @@ class RunFolders:
         self.make(run_id)
         path = Path(self.path_of(run_id, COPY))
         with explained("write", path):
-            replace_file(path, line + b"\n")
+            replace_file(path, (line, b"\n"))
 
     @contextmanager
     def new_copies(self, lines: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
@@ -88,7 +88,7 @@ class RunFolders:
                 self.make(run_id)
                 path = Path(self.path_of(run_id, COPY))
                 with explained("write", path):
-                    written[run_id] = write_beside(path, line, b"\n").path
+                    written[run_id] = write_beside(path, (line, b"\n")).path
                 if len(held) < HELD_AT_MOST:
                     held += hold(path)
             yield lambda: self._put_in_place(written, lines)

@@ -4,10 +4,10 @@
 in that file, and `runs/<id>/run.json`, `metrics.jsonl` and `control` in a `runs` folder beside it.
 
 A save writes the record's copy, then holds the lock of `experiments.json.lock` while it puts the copy into the run's
-folder and writes the whole file anew (temporary file, fsync, rename). It returns once the folders are flushed, too,
-for which the next writer need not wait. Other runs' lines
-are copied as they are, found through `experiments.json.index`. A file that does not parse is kept aside, and its
-records are put together again from its whole lines and the copies.
+folder and replaces the whole file (another file, fsync, rename). It returns once the folders are flushed, too, for
+which the next writer need not wait. Other runs' lines are copied as they are, found through `experiments.json.index`;
+where the other file has them already, since it was `experiments.json` once before, they are not written again. A file
+that does not parse is kept aside, and its records are put together again from its whole lines and the copies.
 """
 
 from __future__ import annotations
