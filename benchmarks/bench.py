@@ -73,6 +73,17 @@ class Bench:
         }
         return {**kept, **own, **more}
 
+    def environ_of_original(self, home: Path, past: Path | None = None) -> dict[str, str]:
+        """The environment of the TypeScript Backprop, which starts `python` and keeps its records in `~/.backprop`.
+
+        :param past: A home of ours whose records it is to find there.
+        """
+        if past is not None:
+            (home / ".backprop").mkdir()
+            shutil.copyfile(past / "experiments.json", home / ".backprop" / "experiments.json")
+        environ = self.environ(home)
+        return {**environ, "PATH": f"{Path(self.python).parent}{os.pathsep}{environ['PATH']}"}
+
     def run(self, script: Path, *options: str) -> list[str]:
         """The command line that runs a script under Backprop."""
         return [*self.backprop, "run", str(script), *options]

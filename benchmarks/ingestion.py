@@ -72,17 +72,18 @@ def _felt(bench: Bench) -> Iterator[Result]:
 def _events(bench: Bench) -> Result:
     """The whole run of a script that prints 10,000 events, from the command to its end."""
     home = bench.home("events")
-    note = bench.place / "note.txt"
-    writer = [str(bench.child("writer.py")), str(note), "json", str(EVENTS), "flushed"]
-    run = bench.run(Path(writer[0]), "--", *writer[1:])
+    arguments = [str(bench.place / "note.txt"), "json", str(EVENTS), "flushed"]
+    text = bench.child("writer.py").read_text("utf-8")
+    writer = bench.script("ten_thousand.py", f"import sys\nsys.argv[1:] = {arguments}\n{text}")
     environ = bench.environ(home)
     cases = {
-        "backprop": lambda: wall_s(run, environ, bench.place),
+        "backprop": lambda: wall_s(bench.run(writer), environ, bench.place),
         "cat": lambda: _into_cat_s(bench, home, "json", EVENTS, "flushed", is_whole=True),
     }
     if bench.original:
-        whole = [*bench.original, "run", writer[0], "--", *writer[1:]]
-        cases["original"] = lambda: wall_s(whole, environ, bench.place)
+        whole = [*bench.original, "run", str(writer)]  # which passes no arguments to a script
+        store = bench.environ_of_original(bench.home("events-original"))
+        cases["original"] = lambda: wall_s(whole, store, bench.place)
     found = alternate(cases, bench.repetitions(5))
     case = f"{EVENTS:,} events, the whole run"
     if original := found.get("original"):

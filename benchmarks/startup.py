@@ -36,7 +36,8 @@ SHARE = {"--version": 0.45, "list": 0.35, "run": 0.40}
 def measure(bench: Bench) -> Iterator[Result]:
     empty = bench.script("empty.py", "")
     count = 100 if bench.quick else PAST_RUNS
-    past = bench.environ(home_with(bench, count))
+    home = home_with(bench, count)
+    past = bench.environ(home)
     fresh = bench.environ(bench.home("start-up"))
     place = bench.place
     with_plugins = {**past, "PYTHONPATH": str(_ten_plugins(place / "ten-plugins"))}
@@ -54,7 +55,7 @@ def measure(bench: Bench) -> Iterator[Result]:
         cases[" ".join(command)] = partial(wall_s, words, past, place)
         cases[f"{' '.join(command)}, ten plugins"] = partial(wall_s, words, with_plugins, place)
     if bench.original:
-        original, store = bench.original, bench.environ(bench.home("original"))
+        original, store = bench.original, bench.environ_of_original(bench.home("original"), home)
         cases["original --version"] = lambda: wall_s([*original, "--version"], store, place)
         cases["original list"] = lambda: wall_s([*original, "list"], store, place)
         cases["original run"] = lambda: wall_s([*original, "run", str(empty)], store, place)

@@ -74,7 +74,6 @@ def test_disk_is_not_waited_for_under_the_lock_but_for_the_new_file(home: Path) 
     for late in (
         ("fsync", f"{home}>"),
         ("fsync", "/runs/r>"),
-        ("close", "/experiments.json>(deleted)"),
         ("close", "/run.json>(deleted)"),
     ):
         assert turn(calls, *late) > given_back, late

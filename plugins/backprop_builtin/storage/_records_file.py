@@ -94,7 +94,10 @@ class RecordsFile:
             sync_folder(self.path.parent)
 
     def close_old(self) -> None:
-        """Let go of files that others have replaced, which may take as long as writing them; for who has no lock."""
+        """Let go of files that were replaced and are nobody's spare; for who has no lock.
+
+        What a file takes up is freed by it, which may take as long as writing it.
+        """
         close_all(self._old)
 
     def close(self) -> None:
@@ -103,8 +106,10 @@ class RecordsFile:
         self.close_old()
 
     def _put_away(self) -> None:
-        if self._seen is not None and self._seen[0].descriptor is not None:
-            self._old.append(self._seen[0].descriptor)
+        if self._seen is not None and (descriptor := self._seen[0].descriptor) is not None:
+            self._old.append(descriptor)
+            if os.fstat(descriptor).st_nlink:
+                self.close_old()  # at once: the next writer may have this one's turn
         self._seen = None
 
     def _contents(self, *, has_lock: bool) -> Contents:
