@@ -75,7 +75,7 @@ def agent(run_id: str, ask: Ask, view: View, environ: Mapping[str, str]) -> Resu
         if ask.same_code:
             _refuse_other_code(record, script, opened)
         try:
-            return series.run(order, opened, view)
+            return _run(order, opened, view)
         except RefusedError:
             attempt.put_back(opened.storage, record.id, record)
             raise
@@ -131,7 +131,7 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
         for warning in opened.plugins.warnings:
             view.tell(warning)
         if not order.is_detached and opened.resolved.settings.launcher == "local":
-            return series.run(order, opened, view)
+            return _run(order, opened, view)
         from .launching import choose_launcher, launch
 
         return launch(order, opened, choose_launcher(opened), view.tell)
@@ -143,6 +143,14 @@ def hand_over(order: Order, opened: Opened, view: View) -> Result:
     finally:
         with suppress(OSError):  # a plugin may have closed it
             os.close(order.lock)
+
+
+def _run(order: Order, opened: Opened, view: View) -> Result:
+    """Run it in this process, and let go of it: nobody whom a plugin has forked keeps it from being resumed."""
+    result = series.run(order, opened, view)
+    with suppress(OSError):  # a plugin may have closed it
+        holding.release(order.lock)
+    return result
 
 
 def rehearse(order: Order, opened: Opened, view: View) -> DryRun:

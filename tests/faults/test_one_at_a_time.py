@@ -13,6 +13,7 @@ from kit import Project, command, wait_for
 from terminal import CTRL_Z, Terminal
 from zoo_kit import Cage, end_all
 
+from backprop_core.holding import holder_of
 from backprop_core.slots import Slots, host_folder
 
 # Ends once the file `go` is there.
@@ -170,4 +171,5 @@ def test_whom_a_plugin_has_forked_keeps_neither_a_run_nor_its_slot(
     done = project.run("run", "short.py", "-p", 1, "--wait", "0.1", "--no-local-plugins")
     assert (done.code, not is_killed or project.run("list").code == 0) == (0, True)
     assert project.record("it")["status"] == ("lost" if is_killed else "completed")
+    assert is_killed or holder_of(project.run_folder("it")) is None, "it may be resumed, and removed"
     project.write("leave", "")

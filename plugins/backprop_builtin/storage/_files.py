@@ -155,6 +155,13 @@ def hold(path: str | Path) -> list[int]:
     return []
 
 
+def has_a_name(descriptor: int) -> bool:
+    """Tell whether an open file can be opened by others, too, so that closing it frees nothing."""
+    with suppress(OSError):
+        return os.fstat(descriptor).st_nlink > 0
+    return False
+
+
 def close_all(descriptors: list[int]) -> None:
     """Close files that were only read, and forget them."""
     while descriptors:

@@ -17,6 +17,7 @@ from ._files import (
     Stamp,
     close_all,
     explained,
+    has_a_name,
     keep_aside,
     open_plain_file,
     read_and_close,
@@ -107,9 +108,10 @@ class RecordsFile:
 
     def _put_away(self) -> None:
         if self._seen is not None and (descriptor := self._seen[0].descriptor) is not None:
-            self._old.append(descriptor)
-            if os.fstat(descriptor).st_nlink:
-                self.close_old()  # at once: the next writer may have this one's turn
+            if has_a_name(descriptor):
+                close_all([descriptor])  # at once: the next writer may want to write it over
+            else:
+                self._old.append(descriptor)
         self._seen = None
 
     def _contents(self, *, has_lock: bool) -> Contents:

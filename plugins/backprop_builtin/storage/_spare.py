@@ -126,9 +126,8 @@ def _is_a_spare(found: os.stat_result) -> bool:
 
 def _is_leased(descriptor: int) -> bool:
     try:
-        fcntl.fcntl(
-            descriptor, fcntl.F_SETSIG, signal.SIGURG
-        )  # the usual one, SIGIO, ends who has no handler
+        # Who wants to open it meanwhile has us told: by SIGIO, unless another is set, which ends who has no handler.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except (OSError, AttributeError):
         return False
