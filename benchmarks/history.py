@@ -15,7 +15,7 @@ NAME = "history"
 
 def measure(bench: Bench) -> Iterator[Result]:
     counts = (1, 100) if bench.quick else (1, 100, 1_000, 10_000)
-    lines = 2_000 if bench.quick else 100_000
+    lines = 2_000 if bench.quick else 500_000  # so many that the noise of a start does not tell
     for storage in ("json", "sqlite"):
         homes = {count: home_with(bench, count, storage) for count in counts}
         cases = {
