@@ -34,7 +34,7 @@ class StaleIndexError(Exception):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """The file as it is to be written: in pieces, which may be read from the old one meanwhile, and its new index."""
+    """The file as it is to be written: in pieces, read from the old one as they are asked for, once; and its index."""
 
     pieces: Iterable[bytes]
     columns: Columns
