@@ -66,6 +66,16 @@ def test_resumed_run_goes_on_with_its_curve_and_repeated_steps_count_once(backpr
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_attempts_of_one_second_keep_a_curve_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    for attempt, steps in ((1, range(1, 4)), (2, range(3, 5))):
+        curves = Curves(tmp_path, attempt=attempt)
+        curves.add([Progress(step=step, loss=float(attempt)) for step in steps])
+        curves.close()
+    assert read(tmp_path) == {"loss": [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_curves_can_be_watched_while_the_run_goes_on(backprop: Project) -> None:
     backprop.write(
         "train.py",
@@ -86,7 +96,7 @@ def test_curves_can_be_watched_while_the_run_goes_on(backprop: Project) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_points_without_a_step_follow_on_and_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
-    curves = Curves(tmp_path, is_resumed=False)
+    curves = Curves(tmp_path, attempt=1)
     curves.add([Progress(loss=4.0), Progress(step=9, loss=math.nan, metrics={"a": math.inf, "b": 1.0})])
     curves.add([Progress(loss=2.0, at=int(time.time() * 1000))])
     curves.close()

@@ -43,5 +43,5 @@ def curves_of(run: RunRecord) -> Curves:
     """Return the curves of a run's attempt; they are begun with its first point."""
     if run.id not in _curves:
         place = Path(run.cwd or ".") / Path(_folder).expanduser() / run.id
-        _curves[run.id] = Curves(place, is_resumed=len(run.attempts) > 1)
+        _curves[run.id] = Curves(place, attempt=len(run.attempts))
     return _curves[run.id]

@@ -19,12 +19,13 @@ FLUSH_S = 5
 class Curves:
     """Writes points to the folder of a run.
 
-    :param is_resumed: The run has earlier attempts, some of whose steps this one repeats.
+    :param attempt: Its number, from 1. The file bears it: without, an attempt that begins in the second of the one
+        before would write over its curve. Of a later attempt some steps may be those of earlier ones again.
     """
 
-    def __init__(self, folder: Path, *, is_resumed: bool) -> None:
+    def __init__(self, folder: Path, *, attempt: int) -> None:
         self._folder = folder
-        self._is_resumed = is_resumed
+        self._attempt = attempt
         self._writer: SummaryWriter | None = None
         self._step = 0
 
@@ -47,8 +48,12 @@ class Curves:
             from tensorboardX import SummaryWriter
 
             # Purging makes TensorBoard forget what earlier files say of this step and later ones.
-            purge_step = self._step if self._is_resumed else None
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=FLUSH_S)
+            self._writer = SummaryWriter(
+                str(self._folder),
+                purge_step=self._step if self._attempt > 1 else None,
+                flush_secs=FLUSH_S,
+                filename_suffix=f".attempt-{self._attempt:04}",
+            )
         return self._writer
 
 
