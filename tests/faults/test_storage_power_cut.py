@@ -23,14 +23,14 @@ QUICK, LONG = 4, 360
 WRITER = r"""
 import os, sys
 from pathlib import Path
-from backprop_builtin.storage import _files
+from backprop_builtin.storage import _files, _spare
 from backprop_builtin.storage.json_file import JsonBackend
 from backprop_builtin.storage.sqlite import SqliteBackend
 from backprop_core import RunRecord, RunState
 
 kind, home = sys.argv[1], Path(sys.argv[2])
 if kind == "careless":  # what a program does that believes in rename alone
-    _files.make_durable = lambda descriptor: None
+    _files.make_durable = _spare.make_durable = lambda descriptor: None
 storage = (SqliteBackend() if kind == "sqlite" else JsonBackend()).open(None, home)
 number = 0
 while True:
