@@ -32,7 +32,7 @@ PRESSURES = ("cpu", "memory", "io")
 _BYTES_PER_MB = 1024**2
 _BYTES_PER_GB = _BYTES_PER_MB * MB_PER_GB
 _CHUNK_BYTES = 1 << 16
-_LIMITS_EVERY_S = 30.0
+_LIMITS_EVERY_S = 10.0
 _UNLIMITED_B = 2.0**62  # cgroup v1 writes "no limit" as the largest multiple of the page size
 _RETRY_MS = 24 * 3600 * 1000
 _FILL_LIMIT_S = 60
@@ -44,7 +44,7 @@ def read_host(proc: Path = PROC, cgroup_root: Path = CGROUP_ROOT) -> Host:
     Free RAM is the smaller of MemAvailable and the tightest headroom among this process's cgroups, from
     its own up to the root; a cgroup's page cache that the kernel would drop first (`inactive_file`)
     counts as free. Cores are the smaller of the CPU affinity and the tightest cgroup quota. Limits and quotas
-    that are changed while this process runs count within half a minute.
+    that are changed while this process runs count within ten seconds.
 
     The simulation door for tests: where the environment variable `BACKPROP_TEST_HOST` names a JSON file
     with keys of Host, its values replace the measured ones (null: unknown). The file is read at every
